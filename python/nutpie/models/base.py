@@ -1,0 +1,149 @@
+"""What every front end hands to the sampler: one density callback plus the description of its variables."""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["CompiledModel", "Density", "Variable"]
+
+#: Return codes of a density callback; the same numbers as in ``nutpie.h``.
+OK = 0
+RECOVERABLE = 1
+FATAL = -1
+BAD_DIMENSION = -2
+PYTHON_EXCEPTION = -3
+
+#: ``int64 logp(uint64 dim, const double *x, double *grad, double *logp, void *user_data)``. A ``PyDLL`` prototype, so
+#: that a Python exception left behind by the callback is raised by the call.
+LogpPrototype = ctypes.PYFUNCTYPE(
+    ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+)
+
+
+@dataclass(frozen=True)
+class Density:
+    """Address of a C function with the ABI of ``nutpie.h``, and its data.
+
+    Parameters
+    ----------
+    address
+        Address of ``int64 logp(uint64 dim, const double *x, double *grad, double *logp, void *user_data)``.
+    user_data
+        Passed through to the function as its last argument.
+    keep_alive
+        Whatever must not be garbage-collected while the function can still be called.
+    """
+
+    address: int
+    user_data: int = 0
+    keep_alive: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of the result.
+
+    Parameters
+    ----------
+    name
+        Its name in the result.
+    shape
+        Shape of one draw.
+    dtype
+        Dtype of one draw.
+    dims
+        Names of its dimensions, without chain and draw; empty when it has none of its own.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    dims: tuple[str, ...] = ()
+
+
+class CompiledModel(ABC):
+    """A model that is ready to be sampled.
+
+    A front end subclasses this once; the sampler uses nothing else of it.
+    """
+
+    @property
+    @abstractmethod
+    def n_dim(self) -> int:
+        """Number of unconstrained parameters."""
+
+    @property
+    @abstractmethod
+    def variables(self) -> Sequence[Variable]:
+        """The variables that a result holds, in order."""
+
+    @property
+    @abstractmethod
+    def coords(self) -> Mapping[str, Any]:
+        """Coordinate values by dimension name."""
+
+    @property
+    @abstractmethod
+    def unconstrained_names(self) -> Sequence[str]:
+        """One name for each unconstrained parameter, such as ``mu`` or ``sigma_log___0``."""
+
+    @abstractmethod
+    def density(self) -> Density:
+        """The callback. It must be safe to call from several threads at once."""
+
+    @abstractmethod
+    def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute the variables of the result from unconstrained draws.
+
+        Parameters
+        ----------
+        draws
+            Array of shape (n, n_dim).
+
+        Returns
+        -------
+        dict
+            For each of ``variables`` an array of shape (n, \\*shape).
+        """
+
+    @abstractmethod
+    def initial_point(self, seed: Sequence[int]) -> np.ndarray:
+        """A random start on the unconstrained scale, of shape (n_dim,).
+
+        Parameters
+        ----------
+        seed
+            Entropy for ``numpy.random.default_rng``; the same seed gives the same point.
+        """
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one draw of each variable."""
+        return {v.name: v.shape for v in self.variables}
+
+    @property
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Dimension names of each variable that has some."""
+        return {v.name: v.dims for v in self.variables if v.dims}
+
+    def data_groups(self) -> dict[str, dict[str, np.ndarray]]:
+        """Groups such as ``observed_data`` and ``constant_data``: for each the arrays by name."""
+        return {}
+
+    def data_dims(self) -> dict[str, tuple[str, ...]]:
+        """Dimension names of the arrays of ``data_groups``, where they have some."""
+        return {}
+
+    def explain_point(self, point: np.ndarray) -> str:
+        """Say in words where the log density or its gradient is not finite at ``point``, naming variables."""
+        names = np.asarray(self.unconstrained_names)
+        bad = ~np.isfinite(point)
+        if bad.any():
+            return f"the start itself is not finite in {', '.join(names[bad][:5])}"
+        return ""
