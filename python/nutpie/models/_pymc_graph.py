@@ -1,0 +1,256 @@
+"""Graphs of a PyMC model: the log density with its gradient, and the variables of the result.
+
+Every graph takes the shared variables of the model as explicit inputs, so that none of the compiled functions refers to
+the model's own data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant
+from pytensor.graph.replace import clone_replace, vectorize_graph
+from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.type import DenseTensorType
+
+__all__ = ["Block", "ExpandFunction", "compile_python", "data_inputs", "logp_and_gradient", "stored_variables"]
+
+#: Constants with more elements than this become inputs of the log density. As inputs they do not enter the key of the
+#: on-disk cache, so that the same model with other observations is not compiled again, and numba need not write them
+#: into the code. Smaller ones stay, because the shapes among them let the compiler do better.
+LARGEST_INLINE_CONSTANT = 16
+
+#: Bytes of intermediate results that `ExpandFunction` aims to stay below.
+EXPAND_MEMORY = 64 * 2**20
+
+_PYTHON_MODE = "FAST_COMPILE"  # no C compiler, no numba
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a free variable lies in the vector of unconstrained parameters."""
+
+    name: str
+    value_name: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+    def parameter_names(self) -> list[str]:
+        """``x`` for a scalar, ``x_0_1`` for an element of an array."""
+        return ["_".join([self.value_name, *map(str, index)]) for index in np.ndindex(self.shape)]
+
+
+def _ignore_types(old: Any, new: Any) -> Any:
+    """``new`` with the kind of type that ``old`` has, such as a labelled tensor."""
+    return old.type.filter_variable(new) if not isinstance(old.type, DenseTensorType) else new.astype(old.type.dtype)
+
+
+def data_inputs(outputs: Sequence[Any]) -> list[SharedVariable]:
+    """The tensors among the shared variables that ``outputs`` depend on, without repetition, in a fixed order."""
+    found: dict[SharedVariable, None] = {}
+    for variable in graph_inputs(outputs):
+        if isinstance(variable, SharedVariable) and isinstance(variable.type, DenseTensorType):
+            found[variable] = None
+    return list(found)
+
+
+def _without_shared(outputs: Sequence[Any], shared: Sequence[SharedVariable]) -> tuple[list[Any], list[Any]]:
+    inputs = [variable.type(name=variable.name) for variable in shared]
+    return clone_replace(list(outputs), dict(zip(shared, inputs, strict=True)), rebuild_strict=False), inputs
+
+
+def compile_python(inputs: Sequence[Any], outputs: Sequence[Any], shared: Sequence[SharedVariable]) -> Any:
+    """A function ``(*inputs, *shared) -> outputs`` that PyTensor interprets: cheap to compile, slower to call."""
+    from pymc.pytensorf import compile as pymc_compile
+
+    outputs, data = _without_shared(outputs, shared)
+    return pymc_compile([*inputs, *data], outputs, mode=_PYTHON_MODE, on_unused_input="ignore")
+
+
+def _value_vars(model: Any, blocks: Sequence[Block]) -> list[Any]:
+    # By name: a frozen copy of the model may list its variables in another order.
+    return [model.rvs_to_values[model[block.name]] for block in blocks]
+
+
+def _frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
+    """Turn shared variables that are no dense tensors, such as sparse matrices, into constants."""
+    others = {
+        variable: variable.type.make_constant(variable.get_value())
+        for variable in graph_inputs(outputs)
+        if isinstance(variable, SharedVariable) and not isinstance(variable.type, DenseTensorType | RandomType)
+    }
+    return clone_replace(list(outputs), others) if others else list(outputs)
+
+
+def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[SharedVariable], list[np.ndarray]]:
+    """Compile the log density and its gradient to numba.
+
+    Returns
+    -------
+    jit_fn
+        Numba dispatcher ``(x, *data, *constants) -> (logp, gradient)``.
+    shared
+        The shared variables whose values are ``data``.
+    constants
+        Values of ``constants``.
+    """
+    values = _value_vars(model, blocks)
+    logp = pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64")
+    gradients = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
+    flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
+    gradient = pt.concatenate(flat) if flat else pt.zeros(0)
+
+    x = pt.vector("x", shape=(blocks[-1].stop if blocks else 0,), dtype="float64")
+    parts = {
+        value: _ignore_types(value, x[block.start : block.stop].reshape(block.shape))
+        for value, block in zip(values, blocks, strict=True)
+    }
+    outputs = clone_replace(_frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
+    shared = data_inputs(outputs)
+    outputs, data = _without_shared(outputs, shared)
+    # Folds what depends on constants only, before these are made inputs.
+    outputs = rewrite_graph(outputs, include=("canonicalize", "stabilize"))
+    outputs, constants, constant_inputs = _constants_as_inputs(outputs)
+    function = pytensor.function([x, *data, *constant_inputs], outputs, mode="NUMBA", on_unused_input="ignore")
+    return function.vm.jit_fn, shared, constants
+
+
+def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray], list[Any]]:
+    large = {
+        variable: variable.type(name=f"constant_{i}")
+        for i, variable in enumerate(graph_inputs(outputs))
+        if isinstance(variable, Constant)
+        and isinstance(variable.type, DenseTensorType)
+        and variable.data.size > LARGEST_INLINE_CONSTANT
+    }
+    if not large:
+        return outputs, [], []
+    outputs = clone_replace(outputs, large, rebuild_strict=False)
+    return outputs, [np.asarray(variable.data) for variable in large], list(large.values())
+
+
+def stored_variables(model: Any, names: Sequence[str]) -> list[Any]:
+    """Free variables and deterministics on the constrained scale, as functions of the value variables."""
+    replaced = model.replace_rvs_by_values([model[name] for name in names])
+    return [pt.as_tensor(variable, allow_xtensor_conversion=True) for variable in replaced]
+
+
+class ExpandFunction:
+    """Computes the variables of the result for many draws at once.
+
+    Variables that PyTensor can vectorise share one graph; the others are computed draw by draw. Nothing is compiled to
+    machine code.
+
+    Parameters
+    ----------
+    model
+        The PyMC model.
+    blocks
+        Layout of the unconstrained parameters.
+    names
+        The variables to compute.
+    shared
+        The shared variables whose values each call gets.
+    """
+
+    def __init__(
+        self, model: Any, blocks: Sequence[Block], names: Sequence[str], shared: Sequence[SharedVariable]
+    ) -> None:
+        values = _value_vars(model, blocks)
+        outputs = stored_variables(model, names)
+        x = pt.matrix("draws", shape=(None, blocks[-1].stop if blocks else 0), dtype="float64")
+        batches = {
+            value: _batch(value, x[:, block.start : block.stop], block)
+            for value, block in zip(values, blocks, strict=True)
+        }
+        self._blocks = blocks
+        batched, looped = _vectorize(outputs, batches)
+        self._batched = {names[i]: out.type.ndim > outputs[i].type.ndim for i, out in batched.items()}
+        self._looped = [names[i] for i in looped]
+        self._run_batched = self._run_looped = None
+        if batched:
+            self._run_batched = compile_python([x], list(batched.values()), shared)
+        if looped:
+            self._run_looped = compile_python(values, [outputs[i] for i in looped], shared)
+        self._row_bytes = _bytes_per_row(self._run_batched)
+
+    def __call__(self, draws: np.ndarray, data: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays of shape (n, ...) for draws of shape (n, n_dim)."""
+        rows = max(1, int(EXPAND_MEMORY // max(self._row_bytes, 8 * draws.shape[1], 1)))
+        parts = [self._chunk(draws[i : i + rows], data) for i in range(0, max(len(draws), 1), rows)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _chunk(self, draws: np.ndarray, data: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        if self._run_batched is not None:
+            results = self._run_batched(draws, *data)
+            for (name, has_rows), value in zip(self._batched.items(), results, strict=True):
+                value = np.asarray(value)
+                # A variable which depends on data only is the same in each draw.
+                found[name] = value if has_rows else np.repeat(value[None], len(draws), axis=0)
+        if self._run_looped is not None:
+            rows = [self._run_looped(*self._split(draw), *data) for draw in draws]
+            for i, name in enumerate(self._looped):
+                found[name] = np.stack([np.asarray(row[i]) for row in rows])
+        return found
+
+    def _split(self, draw: np.ndarray) -> list[np.ndarray]:
+        return [draw[block.start : block.stop].reshape(block.shape) for block in self._blocks]
+
+
+def _batch(value: Any, columns: Any, block: Block) -> Any:
+    batch = columns.reshape((columns.shape[0], *block.shape)).astype(value.type.dtype)
+    return pt.specify_shape(batch, (None, *block.shape))
+
+
+def _vectorize(outputs: Sequence[Any], batches: Mapping[Any, Any]) -> tuple[dict[int, Any], list[int]]:
+    """Vectorised graphs by position, and the positions of the outputs for which that is not possible."""
+    dense = all(isinstance(value.type, DenseTensorType) for value in batches)
+    random = [i for i, out in enumerate(outputs) if _is_random(out)]
+    candidates = [i for i in range(len(outputs)) if dense and i not in random]
+    if batches:
+        try:
+            graphs = vectorize_graph([outputs[i] for i in candidates], batches)
+            return dict(zip(candidates, graphs, strict=True)), sorted(set(range(len(outputs))) - set(candidates))
+        except Exception:  # an operation without a rule; find out below which variables it concerns
+            pass
+    batched, looped = {}, [i for i in range(len(outputs)) if i not in candidates]
+    for i in candidates:
+        try:
+            batched[i] = vectorize_graph([outputs[i]], batches)[0] if batches else outputs[i]
+        except Exception:
+            looped.append(i)
+    return batched, sorted(looped)
+
+
+def _is_random(output: Any) -> bool:
+    """Whether it draws random numbers, which must differ from draw to draw."""
+    return any(isinstance(variable.type, RandomType) for variable in graph_inputs([output]))
+
+
+def _bytes_per_row(function: Callable[..., Any] | None) -> int:
+    """What one draw needs for the results of all operations, as far as shapes are known before running."""
+    if function is None:
+        return 0
+    sizes = []
+    for node in function.maker.fgraph.apply_nodes:  # type: ignore[attr-defined]
+        for out in node.outputs:
+            shape = getattr(out.type, "shape", ())
+            if len(shape) > 1 and shape[0] is None:
+                sizes.append(8 * math.prod(n or 1 for n in shape[1:]))
+    return sum(sizes)

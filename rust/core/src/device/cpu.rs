@@ -1,0 +1,254 @@
+//! The CPU device: each phase is one vectorised pass, by one thread.
+
+use super::{Buf, Device, Dots, Leaf, Metric, Moments, Phase, Refresh, Row, Sample, Span, Step, ops};
+use crate::error::{Error, Result};
+use crate::rng;
+
+/// Coordinates that a phase finishes before it goes on, so that a new point is read from the nearest cache by all the
+/// spans that end in it.
+const BLOCK: usize = 1024;
+
+/// Rows start at multiples of this many numbers, one cache line.
+const ALIGN: usize = 8;
+
+struct Array {
+    storage: Vec<f64>,
+    offset: usize,
+    rows: usize,
+    stride: usize,
+    dim: usize,
+}
+
+impl Array {
+    fn new(rows: usize, dim: usize) -> Result<Self> {
+        // One line more than the length, so that equal coordinates of the arrays do not share a cache set when the
+        // dimension is a power of two.
+        let stride = dim.next_multiple_of(ALIGN) + ALIGN;
+        let length = rows
+            .checked_mul(stride)
+            .and_then(|n| n.checked_add(ALIGN))
+            .filter(|n| *n < isize::MAX as usize / 8)
+            .ok_or_else(|| too_large(rows, dim))?;
+        let mut probe: Vec<f64> = Vec::new();
+        probe.try_reserve_exact(length).map_err(|_| too_large(rows, dim))?;
+        drop(probe);
+        // Zeroed pages come from the system untouched: rows that no tree is deep enough to use cost no memory.
+        let storage = vec![0.0; length];
+        let offset = storage.as_ptr().align_offset(64).min(ALIGN);
+        Ok(Array { storage, offset, rows, stride, dim })
+    }
+
+    fn start(&self, row: usize) -> usize {
+        assert!(row < self.rows, "row {row} of an array of {} rows", self.rows);
+        self.offset + row * self.stride
+    }
+
+    fn row(&self, row: usize) -> &[f64] {
+        let start = self.start(row);
+        &self.storage[start..start + self.dim]
+    }
+
+    fn row_mut(&mut self, row: usize) -> &mut [f64] {
+        let start = self.start(row);
+        &mut self.storage[start..start + self.dim]
+    }
+
+    /// A row to read and another to write.
+    fn pair(&mut self, read: usize, write: usize) -> (&[f64], &mut [f64]) {
+        assert_ne!(read, write, "a row cannot be read and written at once");
+        let (a, b, dim) = (self.start(read), self.start(write), self.dim);
+        if a < b {
+            let (low, high) = self.storage.split_at_mut(b);
+            (&low[a..a + dim], &mut high[..dim])
+        } else {
+            let (low, high) = self.storage.split_at_mut(a);
+            (&high[..dim], &mut low[b..b + dim])
+        }
+    }
+}
+
+fn too_large(rows: usize, dim: usize) -> Error {
+    Error::Device(format!("out of memory: {rows} vectors of {dim} numbers do not fit"))
+}
+
+/// Arrays in the memory of the process.
+#[derive(Default)]
+pub struct Cpu {
+    arrays: Vec<Array>,
+}
+
+impl Cpu {
+    /// A device without arrays.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Arrays to work on beside each other.
+    fn together<const N: usize>(&mut self, bufs: [Buf; N]) -> Result<[&mut Array; N]> {
+        self.arrays
+            .get_disjoint_mut(bufs.map(|b| b.0))
+            .map_err(|e| Error::Device(format!("arrays of a phase: {e}")))
+    }
+}
+
+impl Device for Cpu {
+    fn alloc(&mut self, rows: usize, dim: usize) -> Result<Buf> {
+        self.arrays.push(Array::new(rows, dim)?);
+        Ok(Buf(self.arrays.len() - 1))
+    }
+
+    fn write(&mut self, dst: Row, src: &[f64]) -> Result<()> {
+        self.arrays[dst.buf.0].row_mut(dst.index).copy_from_slice(src);
+        Ok(())
+    }
+
+    fn read(&self, src: Row, dst: &mut [f64]) -> Result<()> {
+        dst.copy_from_slice(self.arrays[src.buf.0].row(src.index));
+        Ok(())
+    }
+
+    fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])> {
+        if src.buf == dst.buf {
+            return Some(self.arrays[src.buf.0].pair(src.index, dst.index));
+        }
+        let [a, b] = self.arrays.get_disjoint_mut([src.buf.0, dst.buf.0]).ok()?;
+        Some((a.row(src.index), b.row_mut(dst.index)))
+    }
+
+    fn refresh(
+        &mut self,
+        phase: &Phase,
+        metric: &Metric,
+        ops: &[Refresh],
+        kinetic: &mut [f64],
+    ) -> Result<()> {
+        let Metric::Diag { mass_sqrt, .. } = *metric;
+        let [p, mass_sqrt] = self.together([phase.p, mass_sqrt])?;
+        for (op, kinetic) in ops.iter().zip(kinetic) {
+            let p = p.row_mut(op.row);
+            let mut sum = 0.0;
+            let blocks = p.chunks_mut(BLOCK).zip(mass_sqrt.row(op.metric).chunks(BLOCK));
+            for (i, (p, mass_sqrt)) in blocks.enumerate() {
+                rng::fill_normal_from(op.key, op.purpose, i * (BLOCK / rng::NORMAL_GROUP), p);
+                sum += ops::scale_normal(p, mass_sqrt);
+            }
+            *kinetic = 0.5 * sum;
+        }
+        Ok(())
+    }
+
+    fn kick_drift(&mut self, phase: &Phase, metric: &Metric, ops: &[Step]) -> Result<()> {
+        let Metric::Diag { inv_mass, .. } = *metric;
+        let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
+        for op in ops {
+            let (x, x_new) = x.pair(op.from, op.to);
+            let (p, p_new) = p.pair(op.from, op.to);
+            ops::kick_drift(x, p, g.row(op.from), inv_mass.row(op.metric), op.kick, op.drift, x_new, p_new);
+        }
+        Ok(())
+    }
+
+    fn finish_leaf(
+        &mut self,
+        phase: &Phase,
+        metric: &Metric,
+        leaves: &[Leaf],
+        mut spans: &[Span],
+        kinetic: &mut [f64],
+        mut dots: &mut [Dots],
+    ) -> Result<()> {
+        let Metric::Diag { inv_mass, .. } = *metric;
+        let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
+        for (leaf, kinetic) in leaves.iter().zip(kinetic) {
+            let (mine, others) = spans.split_at(leaf.spans);
+            let (out, rest) = dots.split_at_mut(leaf.spans);
+            out.fill([0.0; 2]);
+            *kinetic = 0.5 * finish_one(x, p, g, inv_mass.row(leaf.metric), leaf, mine, out);
+            spans = others;
+            dots = rest;
+        }
+        Ok(())
+    }
+
+    fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()> {
+        for (mean, ss, value) in
+            [(moments.mean_x, moments.ss_x, phase.x), (moments.mean_g, moments.ss_g, phase.g)]
+        {
+            let [mean, ss, value] = self.together([mean, ss, value])?;
+            ops::welford(mean.row_mut(sample.row), ss.row_mut(sample.row), value.row(point), sample.count);
+        }
+        Ok(())
+    }
+
+    fn metric_from_gradient(
+        &mut self,
+        metric: &Metric,
+        row: usize,
+        phase: &Phase,
+        point: usize,
+    ) -> Result<()> {
+        let Metric::Diag { inv_mass, mass_sqrt } = *metric;
+        let [inv_mass, mass_sqrt, g] = self.together([inv_mass, mass_sqrt, phase.g])?;
+        ops::metric_from_gradient(inv_mass.row_mut(row), mass_sqrt.row_mut(row), g.row(point));
+        Ok(())
+    }
+
+    fn fit_fisher_diag(
+        &mut self,
+        metric: &Metric,
+        row: usize,
+        moments: &Moments,
+        samples: [Sample; 2],
+    ) -> Result<()> {
+        let Metric::Diag { inv_mass, mass_sqrt } = *metric;
+        let [mean_x, ss_x, mean_g, ss_g] = moments.bufs();
+        let [inv_mass, mass_sqrt, mean_x, ss_x, mean_g, ss_g] =
+            self.together([inv_mass, mass_sqrt, mean_x, ss_x, mean_g, ss_g])?;
+        let summary = |s: Sample| ops::Summary {
+            mean_x: mean_x.row(s.row),
+            ss_x: ss_x.row(s.row),
+            mean_g: mean_g.row(s.row),
+            ss_g: ss_g.row(s.row),
+        };
+        let [first, second] = if samples[0].count == 0 { [samples[1], samples[0]] } else { samples };
+        let (n1, n2) = (first.count as f64, second.count as f64);
+        let union = ops::Union {
+            // The row of an empty sample may hold old numbers, so the other one stands in, with weight zero.
+            first: summary(first),
+            second: summary(if second.count == 0 { first } else { second }),
+            weight: if second.count == 0 { 0.0 } else { 1.0 },
+            between: n1 * n2 / (n1 + n2).max(1.0),
+        };
+        ops::fit_fisher_diag(inv_mass.row_mut(row), mass_sqrt.row_mut(row), &union);
+        Ok(())
+    }
+}
+
+fn finish_one(
+    x: &Array,
+    p: &mut Array,
+    g: &Array,
+    inv_mass: &[f64],
+    leaf: &Leaf,
+    spans: &[Span],
+    dots: &mut [Dots],
+) -> f64 {
+    let mut sum = 0.0;
+    for start in (0..x.dim).step_by(BLOCK) {
+        let block = start..(start + BLOCK).min(x.dim);
+        let gradient = &g.row(leaf.row)[block.clone()];
+        sum +=
+            ops::kick(&mut p.row_mut(leaf.row)[block.clone()], gradient, &inv_mass[block.clone()], leaf.kick);
+        for (span, dots) in spans.iter().zip(dots.iter_mut()) {
+            let [a, b] = ops::span(
+                &x.row(span.a)[block.clone()],
+                &p.row(span.a)[block.clone()],
+                &x.row(span.b)[block.clone()],
+                &p.row(span.b)[block.clone()],
+            );
+            dots[0] += a;
+            dots[1] += b;
+        }
+    }
+    sum
+}

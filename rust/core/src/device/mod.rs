@@ -1,0 +1,222 @@
+//! The array device: all arithmetic on arrays of numbers, as whole phases of an algorithm.
+//!
+//! Arrays are (rows, dim). A row of a [`Phase`] is one point of phase space; the sampler gives each chain a block of rows
+//! and refers to points by row, so nothing is ever copied inside a trajectory. Every call takes a *list* of operations,
+//! one per active chain, so that a device can run them as one kernel; a CPU thread with one chain passes lists of length
+//! one. Scalars come back to the host. Kernels and estimators use this trait and nothing else.
+//!
+//! A device must give the same numbers for the same calls, whatever else is in the list.
+
+mod cpu;
+mod ops;
+
+pub use cpu::Cpu;
+
+use crate::error::Result;
+use crate::rng::{Key, Purpose};
+
+/// Handle of an array. The device that made it owns the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Buf(pub usize);
+
+/// One row of an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Row {
+    /// The array.
+    pub buf: Buf,
+    /// Index of the row.
+    pub index: usize,
+}
+
+/// Points of phase space: position x, momentum p and the gradient g of the log density at x.
+#[derive(Clone, Copy, Debug)]
+pub struct Phase {
+    /// Positions.
+    pub x: Buf,
+    /// Momenta.
+    pub p: Buf,
+    /// Gradients.
+    pub g: Buf,
+}
+
+impl Phase {
+    /// Allocate `rows` points.
+    pub fn alloc(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
+        Ok(Phase { x: dev.alloc(rows, dim)?, p: dev.alloc(rows, dim)?, g: dev.alloc(rows, dim)? })
+    }
+}
+
+/// Running mean and sum of squared deviations of positions and of gradients; one row per estimator.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// Mean of the positions.
+    pub mean_x: Buf,
+    /// Sum of squared deviations of the positions.
+    pub ss_x: Buf,
+    /// Mean of the gradients.
+    pub mean_g: Buf,
+    /// Sum of squared deviations of the gradients.
+    pub ss_g: Buf,
+}
+
+impl Moments {
+    /// Allocate `rows` estimators.
+    pub fn alloc(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
+        Ok(Moments {
+            mean_x: dev.alloc(rows, dim)?,
+            ss_x: dev.alloc(rows, dim)?,
+            mean_g: dev.alloc(rows, dim)?,
+            ss_g: dev.alloc(rows, dim)?,
+        })
+    }
+
+    /// Its arrays, in order.
+    pub fn bufs(&self) -> [Buf; 4] {
+        [self.mean_x, self.ss_x, self.mean_g, self.ss_g]
+    }
+}
+
+/// One row of [`Moments`] with the number of points in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Row in the moments.
+    pub row: usize,
+    /// Number of points.
+    pub count: u64,
+}
+
+/// The inverse mass matrix of each chain.
+#[derive(Clone, Copy, Debug)]
+pub enum Metric {
+    /// M^-1 = diag(inv_mass), with momentum p = z * mass_sqrt, z standard normal; mass_sqrt = inv_mass^(-1/2).
+    Diag {
+        /// Diagonal of the inverse mass matrix; one row per metric.
+        inv_mass: Buf,
+        /// Square root of the diagonal of the mass matrix.
+        mass_sqrt: Buf,
+    },
+}
+
+impl Metric {
+    /// Allocate `rows` diagonal metrics.
+    pub fn alloc_diag(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
+        Ok(Metric::Diag { inv_mass: dev.alloc(rows, dim)?, mass_sqrt: dev.alloc(rows, dim)? })
+    }
+
+    /// Its arrays, in order.
+    pub fn bufs(&self) -> [Buf; 2] {
+        match *self {
+            Metric::Diag { inv_mass, mass_sqrt } => [inv_mass, mass_sqrt],
+        }
+    }
+}
+
+/// p <- a fresh draw from N(0, M).
+#[derive(Clone, Copy, Debug)]
+pub struct Refresh {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point.
+    pub row: usize,
+    /// Address of the random numbers.
+    pub key: Key,
+    /// What they are for.
+    pub purpose: Purpose,
+}
+
+/// p' <- p + kick g, x' <- x + drift M^-1 p'.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point (x, p, g).
+    pub from: usize,
+    /// Row of the point (x', p').
+    pub to: usize,
+    /// Multiple of the gradient.
+    pub kick: f64,
+    /// Multiple of the velocity.
+    pub drift: f64,
+}
+
+/// p <- p + kick g, at a point whose gradient has just been computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaf {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point.
+    pub row: usize,
+    /// Multiple of the gradient.
+    pub kick: f64,
+    /// How many of the spans of the call belong to this leaf; each of them has this leaf or older points as ends.
+    pub spans: usize,
+}
+
+/// A piece of a trajectory from point `a` to the later point `b`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Row of the earlier end.
+    pub a: usize,
+    /// Row of the later end.
+    pub b: usize,
+}
+
+/// (x_b - x_a) . p_a and (x_b - x_a) . p_b of a span: the whitened displacement times the whitened momentum at the two
+/// ends, whatever the metric.
+pub type Dots = [f64; 2];
+
+/// Arrays and the phases of the algorithms over them.
+pub trait Device: Send {
+    /// An array of zeros.
+    fn alloc(&mut self, rows: usize, dim: usize) -> Result<Buf>;
+
+    /// Copy a row from the host.
+    fn write(&mut self, dst: Row, src: &[f64]) -> Result<()>;
+
+    /// Copy a row to the host.
+    fn read(&self, src: Row, dst: &mut [f64]) -> Result<()>;
+
+    /// The rows themselves, where the device's memory is the host's: `src` to read, `dst` to write.
+    fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])>;
+
+    /// Draw momenta; `kinetic` gets p M^-1 p / 2 of each.
+    fn refresh(&mut self, phase: &Phase, metric: &Metric, ops: &[Refresh], kinetic: &mut [f64])
+    -> Result<()>;
+
+    /// First half of a leapfrog step: kick and drift.
+    fn kick_drift(&mut self, phase: &Phase, metric: &Metric, ops: &[Step]) -> Result<()>;
+
+    /// Second half of a leapfrog step, with all that the tree wants to know of the new point: `kinetic` gets
+    /// p M^-1 p / 2 of each leaf, `dots` the inner products of the spans, leaf by leaf.
+    fn finish_leaf(
+        &mut self,
+        phase: &Phase,
+        metric: &Metric,
+        leaves: &[Leaf],
+        spans: &[Span],
+        kinetic: &mut [f64],
+        dots: &mut [Dots],
+    ) -> Result<()>;
+
+    /// Welford's update with the point in row `point`; `sample.count` counts it already.
+    fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()>;
+
+    /// Inverse mass matrix 1 / |g| of a single gradient, clamped; 1 where it is not finite.
+    fn metric_from_gradient(
+        &mut self,
+        metric: &Metric,
+        row: usize,
+        phase: &Phase,
+        point: usize,
+    ) -> Result<()>;
+
+    /// The diagonal that minimises the Fisher divergence to a standard normal, (Var x / Var g)^(1/2), from the union of two
+    /// samples. A coordinate whose ratio is zero or not finite keeps its value.
+    fn fit_fisher_diag(
+        &mut self,
+        metric: &Metric,
+        row: usize,
+        moments: &Moments,
+        samples: [Sample; 2],
+    ) -> Result<()>;
+}

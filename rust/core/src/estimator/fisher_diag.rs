@@ -1,0 +1,99 @@
+//! The diagonal metric of smallest Fisher divergence.
+//!
+//! With y = (x - mu) / sigma, the divergence between the target's draws and a standard normal,
+//! mean |sigma g + (x - mu) / sigma|^2, is smallest at sigma^2 = (Var x / Var g)^(1/2) (Seyboldt, Carlson and Carpenter
+//! 2025, equation 8). mu does not enter a leapfrog step, so it is not kept.
+//!
+//! Of the foreground sample and the background sample, the second is always part of the first. So two disjoint samples
+//! are kept, the older and the newer: the background is the newer, the foreground their union.
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Device, Metric, Moments, Phase, Row, Sample};
+use crate::error::{Error, Result};
+
+/// The estimator of one chain.
+#[derive(Clone, Debug)]
+pub struct FisherDiag {
+    moments: Moments,
+    metric_row: usize,
+    older: Sample,
+    newer: Sample,
+}
+
+/// The numbers of an estimator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FisherDiagState {
+    /// Number of points in the older and in the newer sample.
+    pub counts: [u64; 2],
+    /// Mean and sum of squared deviations of positions, then of gradients, for each sample.
+    pub moments: [[Vec<f64>; 4]; 2],
+}
+
+impl FisherDiag {
+    /// Rows of the moments that an estimator needs.
+    pub const ROWS: usize = 2;
+
+    /// An estimator without points in rows `2 index` and `2 index + 1`, for metric `index`.
+    pub fn new(moments: Moments, index: usize) -> Self {
+        FisherDiag {
+            moments,
+            metric_row: index,
+            older: Sample { row: Self::ROWS * index, count: 0 },
+            newer: Sample { row: Self::ROWS * index + 1, count: 0 },
+        }
+    }
+
+    /// Points in the newer sample, the background.
+    pub fn newer_count(&self) -> u64 {
+        self.newer.count
+    }
+
+    /// Points in both samples, the foreground.
+    pub fn count(&self) -> u64 {
+        self.older.count + self.newer.count
+    }
+
+    /// Add a point.
+    pub fn add(&mut self, dev: &mut dyn Device, phase: &Phase, point: usize) -> Result<()> {
+        self.newer.count += 1;
+        dev.accumulate(&self.moments, self.newer, phase, point)
+    }
+
+    /// Make the newer sample the older one and begin a new one.
+    pub fn forget_older(&mut self) {
+        std::mem::swap(&mut self.older, &mut self.newer);
+        self.newer.count = 0;
+    }
+
+    /// Set the metric to the estimate.
+    pub fn fit(&self, dev: &mut dyn Device, metric: &Metric) -> Result<()> {
+        dev.fit_fisher_diag(metric, self.metric_row, &self.moments, [self.older, self.newer])
+    }
+
+    /// Copy the numbers to the host.
+    pub fn save(&self, dev: &dyn Device, dim: usize) -> Result<FisherDiagState> {
+        let mut moments: [[Vec<f64>; 4]; 2] = Default::default();
+        for (sample, saved) in [self.older, self.newer].iter().zip(&mut moments) {
+            for (buf, saved) in self.moments.bufs().into_iter().zip(saved) {
+                *saved = vec![0.0; dim];
+                dev.read(Row { buf, index: sample.row }, saved)?;
+            }
+        }
+        Ok(FisherDiagState { counts: [self.older.count, self.newer.count], moments })
+    }
+
+    /// Take numbers back from the host.
+    pub fn load(&mut self, dev: &mut dyn Device, dim: usize, state: &FisherDiagState) -> Result<()> {
+        [self.older.count, self.newer.count] = state.counts;
+        for (sample, saved) in [self.older, self.newer].iter().zip(&state.moments) {
+            for (buf, saved) in self.moments.bufs().into_iter().zip(saved) {
+                if saved.len() != dim {
+                    return Err(Error::State(format!("{} moments for {dim} parameters", saved.len())));
+                }
+                dev.write(Row { buf, index: sample.row }, saved)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! The leapfrog step as phases over the arrays of a device, for all active chains at once.
+//!
+//! p' = p + e/2 grad log pi(x), x' = x + e M^-1 p', p'' = p' + e/2 grad log pi(x'). One gradient each.
+
+use crate::density::Density;
+use crate::device::{Device, Dots, Leaf, Metric, Phase, Span, Step};
+use crate::error::Result;
+
+/// One chain's leapfrog step.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Row of the chain's metric.
+    pub metric: usize,
+    /// Row of the point to start from.
+    pub from: usize,
+    /// Row of the new point.
+    pub to: usize,
+    /// Step size, negative to go back in time.
+    pub step: f64,
+}
+
+/// What a leapfrog step found.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Log density at the new point.
+    pub logp: f64,
+    /// Kinetic energy at the new point.
+    pub kinetic: f64,
+    /// Inner products of the spans that were asked for.
+    pub dots: &'a [Dots],
+}
+
+impl Arrival<'_> {
+    /// Energy of the new point. Not finite where the density, its gradient or the position is not.
+    pub fn energy(&self) -> f64 {
+        self.kinetic - self.logp
+    }
+}
+
+/// The leapfrog steps of one round. Its lists are kept between rounds, so that a round allocates nothing.
+#[derive(Default)]
+pub struct Batch {
+    steps: Vec<Step>,
+    leaves: Vec<Leaf>,
+    rows: Vec<usize>,
+    spans: Vec<Span>,
+    logp: Vec<f64>,
+    kinetic: Vec<f64>,
+    dots: Vec<Dots>,
+}
+
+impl Batch {
+    /// Forget the steps of the last round.
+    pub fn clear(&mut self) {
+        self.steps.clear();
+        self.leaves.clear();
+        self.rows.clear();
+        self.spans.clear();
+    }
+
+    /// Add a step, and the spans to be measured when it is done.
+    pub fn push(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
+        let Request { metric, from, to, step } = request;
+        let before = self.spans.len();
+        self.spans.extend(spans);
+        self.steps.push(Step { metric, from, to, kick: 0.5 * step, drift: step });
+        self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, spans: self.spans.len() - before });
+        self.rows.push(to);
+    }
+
+    /// Number of steps, which is the number of gradients that [`Batch::run`] takes.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Take the steps.
+    pub fn run(
+        &mut self,
+        dev: &mut dyn Device,
+        density: &mut dyn Density,
+        phase: &Phase,
+        metric: &Metric,
+    ) -> Result<()> {
+        self.logp.resize(self.rows.len(), 0.0);
+        self.kinetic.resize(self.rows.len(), 0.0);
+        self.dots.resize(self.spans.len(), [0.0; 2]);
+        dev.kick_drift(phase, metric, &self.steps)?;
+        density.logp_grad(dev, phase, &self.rows, &mut self.logp)?;
+        dev.finish_leaf(phase, metric, &self.leaves, &self.spans, &mut self.kinetic, &mut self.dots)
+    }
+
+    /// What each step found, in the order of the requests.
+    pub fn arrivals(&self) -> impl Iterator<Item = Arrival<'_>> {
+        let mut at = 0;
+        self.leaves.iter().enumerate().map(move |(i, leaf)| {
+            let dots = &self.dots[at..at + leaf.spans];
+            at += leaf.spans;
+            Arrival { logp: self.logp[i], kinetic: self.kinetic[i], dots }
+        })
+    }
+}

@@ -1,0 +1,3 @@
+//! Transition kernels, one file each.
+
+pub mod nuts;
