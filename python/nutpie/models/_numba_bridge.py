@@ -145,7 +145,7 @@ class _Emitter:
         builder.ret(code)
 
     def _array(self, array_type: types.Array, data: ir.Value, shape: list[ir.Value]) -> ir.Value:
-        """A borrowed, C-contiguous array: without meminfo, so that reference counting leaves it alone."""
+        """Make a borrowed, C-contiguous array: without meminfo, so that reference counting leaves it alone."""
         builder = self.builder
         itemsize = self.context.get_abi_sizeof(self.context.get_data_type(array_type.dtype))
         strides: list[ir.Value] = []
@@ -203,7 +203,7 @@ class _Emitter:
         return builder.select(fits, _I64(OK), _I64(BAD_DIMENSION))
 
     def _emit_raise(self, name: str) -> ir.Function:
-        """A function which sets the Python error indicator from numba's error status.
+        """Emit a function which sets the Python error indicator from numba's error status.
 
         It is a function of its own because numba's code for it may return early, with the GIL held by the caller.
         """
@@ -231,7 +231,7 @@ class _Emitter:
 
 
 def build_callback_cfunc(jit_fn: Any, n_dim: int, inputs: Sequence[tuple[np.dtype, int]]) -> Callback:
-    """The same callback as `build_callback` from numba's public API only, at the price of compiling it again."""
+    """Build the callback of `build_callback` with numba's public API only, at the price of compiling it again."""
     array_types = _array_types(inputs)[1:]
     report = _exception_reporter(jit_fn)
     source = _cfunc_source(array_types)
@@ -283,7 +283,7 @@ def _cfunc_source(array_types: Sequence[types.Array]) -> str:
 
 
 def _make_loader() -> Any:
-    """An array from an address in the table, its shape and its dtype."""
+    """Make a function which views an address in the table as an array of given shape and dtype."""
     from numba.core.extending import intrinsic
 
     @intrinsic
@@ -294,14 +294,14 @@ def _make_loader() -> Any:
         return types.voidptr(types.uint64), codegen
 
     @numba.njit(inline="never")
-    def load(word, shape, dtype):  # type: ignore[no-untyped-def]
+    def load(word, shape, dtype):
         return numba.carray(as_pointer(word), shape, dtype)
 
     return load
 
 
 def _exception_reporter(jit_fn: Any) -> Any:
-    """A compiled function which evaluates again, from Python, and leaves the exception set for the caller.
+    """Compile a function which evaluates again, from Python, and leaves the exception set for the caller.
 
     Needed because numba's ``except`` does not hand over the exception object.
     """
@@ -331,13 +331,13 @@ def _exception_reporter(jit_fn: Any) -> Any:
 
     # A function of its own, for numba pickles what it refers to and ctypes functions cannot be pickled.
     @numba.njit
-    def caught(args):  # type: ignore[no-untyped-def]
+    def caught(args):
         with numba.objmode(found=pair):
             found = catch(args)
-        return found
+        return found  # noqa: RET504 (numba wants no return inside of the block)
 
     @numba.njit
-    def report(*args):  # type: ignore[no-untyped-def]
+    def report(*args):
         found = caught(args)
         state = ensure()
         set_object(found[0], found[1])

@@ -21,7 +21,8 @@ class ModelData:
     Parameters
     ----------
     values
-        By shared variable: those made by ``pm.Data``, and the lengths of dimensions.
+        By the container of a shared variable: those made by ``pm.Data``, and the lengths of dimensions. Not by the
+        variable itself, because PyMC clones variables when it builds graphs; the clones have the same container.
     coords
         Coordinate values by dimension, without the dimensions that have none.
     containers
@@ -33,7 +34,7 @@ class ModelData:
         which is fixed, or follows from a container.
     """
 
-    values: Mapping[SharedVariable, np.ndarray]
+    values: Mapping[Any, np.ndarray]
     coords: Mapping[str, Any]
     containers: Mapping[str, SharedVariable]
     dims: Mapping[str, tuple[str | None, ...]]
@@ -42,45 +43,44 @@ class ModelData:
     @classmethod
     def of_model(cls, model: Any, shared: Sequence[SharedVariable]) -> ModelData:
         """Take the values that the model has now; later changes of the model have no effect on them."""
-        containers = {v.name: v for v in model.data_vars if isinstance(v, SharedVariable)}
+        containers = {str(v.name): v for v in model.data_vars if isinstance(v, SharedVariable)}
         lengths = {name: v for name, v in model.dim_lengths.items() if isinstance(v, SharedVariable)}
         every = dict.fromkeys([*shared, *containers.values(), *lengths.values()])
-        values = {variable: np.asarray(variable.get_value(borrow=True)) for variable in every}
+        values = {variable.container: np.asarray(variable.get_value(borrow=True)) for variable in every}
         coords = {name: np.asarray(c) for name, c in model.coords.items() if c is not None}
         dims = {name: tuple(model.named_vars_to_dims.get(name, ())) for name in containers}
         return cls(values, coords, containers, dims, lengths)
 
     def arrays(self, shared: Sequence[SharedVariable]) -> list[np.ndarray]:
-        """The values of the given shared variables."""
-        return [self.values[variable] for variable in shared]
+        """Take the values of the given shared variables."""
+        return [self.values[variable.container] for variable in shared]
 
     def replaced(self, updates: Mapping[str, Any], coords: Mapping[str, Any] | None) -> ModelData:
-        """A copy with other values for some containers.
+        """Copy with other values for some containers.
 
         Raises
         ------
-        KeyError
-            For a name which is no data variable of the model.
         ValueError
-            For a value of the wrong rank or dtype, or lengths of dimensions that do not agree.
+            For a name which is no data variable of the model, a value of the wrong rank or dtype, or lengths of
+            dimensions that do not agree.
         """
         values = dict(self.values)
         for name, value in updates.items():
             if name not in self.containers:
-                raise KeyError(unknown_name(name, self.containers, "data variable"))
-            values[self.containers[name]] = _checked(name, value, self.containers[name].type)
+                raise ValueError(unknown_name(name, self.containers, "data variable"))
+            values[self.containers[name].container] = _checked(name, value, self.containers[name].type)
         new = replace(self, values=values)
         lengths = new._dim_lengths()
         for dim, variable in self.dim_lengths.items():
             if dim in lengths:
-                values[variable] = np.asarray(lengths[dim], dtype=variable.type.dtype)
+                values[variable.container] = np.asarray(lengths[dim], dtype=variable.type.dtype)
         return replace(new, coords=self._new_coords(lengths, coords or {}))
 
     def _dim_lengths(self) -> dict[str, int]:
         """Length of each dimension that a container has; an error where two containers differ."""
         lengths: dict[str, tuple[int, str]] = {}
         for name, variable in self.containers.items():
-            for dim, length in zip(self.dims[name], self.values[variable].shape, strict=False):
+            for dim, length in zip(self.dims[name], self.values[variable.container].shape, strict=False):
                 if dim is None:
                     continue
                 known, other = lengths.setdefault(dim, (length, name))
@@ -95,23 +95,25 @@ class ModelData:
         known_dims = {*self.coords, *self.dim_lengths, *lengths}
         for dim in updates:
             if dim not in known_dims:
-                raise KeyError(unknown_name(dim, known_dims, "dimension"))
+                raise ValueError(unknown_name(dim, known_dims, "dimension"))
         coords = {**self.coords, **{dim: np.asarray(value) for dim, value in updates.items()}}
         for dim, length in lengths.items():
             if dim in coords and len(coords[dim]) != length:
                 raise ValueError(
-                    f"dimension {dim!r} has length {length} with the new data but {len(coords[dim])} coordinate values: "
-                    f"pass new ones as coords={{{dim!r}: ...}}"
+                    f"dimension {dim!r} has length {length} with the new data but {len(coords[dim])} coordinate "
+                    f"values: pass new ones as coords={{{dim!r}: ...}}"
                 )
         fixed = {dim for dim in updates if dim not in lengths}
         for dim in fixed & set(self.coords):
             if len(coords[dim]) != len(self.coords[dim]):
-                raise ValueError(f"no data variable has dimension {dim!r}, so its length {len(self.coords[dim])} is fixed")
+                raise ValueError(
+                    f"no data variable has dimension {dim!r}, so its length {len(self.coords[dim])} is fixed"
+                )
         return coords
 
 
 def _checked(name: str, value: Any, wanted: Any) -> np.ndarray:
-    """The value as an array of the dtype and rank of the variable."""
+    """Convert the value to an array of the dtype and rank of the variable."""
     array = np.asarray(value)
     dtype = np.dtype(wanted.dtype)
     if array.ndim != wanted.ndim:

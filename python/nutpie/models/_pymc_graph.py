@@ -12,17 +12,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytensor
 import pytensor.tensor as pt
+from pymc.pytensorf import compile as pymc_compile
+from pytensor.compile.ops import ViewOp
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
+from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import clone_replace, vectorize_graph
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import DenseTensorType
 
-__all__ = ["Block", "ExpandFunction", "compile_python", "data_inputs", "logp_and_gradient", "stored_variables"]
+from nutpie.models._pymc_numpy_ops import interpreted_mode
+
+__all__ = [
+    "Block",
+    "ExpandFunction",
+    "compile_python",
+    "data_inputs",
+    "layout",
+    "logp_and_gradient",
+    "split_point",
+    "stored_variables",
+    "value_variables",
+]
 
 #: Constants with more elements than this become inputs of the log density. As inputs they do not enter the key of the
 #: on-disk cache, so that the same model with other observations is not compiled again, and numba need not write them
@@ -31,8 +45,6 @@ LARGEST_INLINE_CONSTANT = 16
 
 #: Bytes of intermediate results that `ExpandFunction` aims to stay below.
 EXPAND_MEMORY = 64 * 2**20
-
-_PYTHON_MODE = "FAST_COMPILE"  # no C compiler, no numba
 
 
 @dataclass(frozen=True)
@@ -53,13 +65,22 @@ class Block:
         return ["_".join([self.value_name, *map(str, index)]) for index in np.ndindex(self.shape)]
 
 
-def _ignore_types(old: Any, new: Any) -> Any:
-    """``new`` with the kind of type that ``old`` has, such as a labelled tensor."""
+def layout(model: Any, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Block]:
+    """Place the free variables one after the other, given the shapes of their unconstrained values."""
+    blocks: list[Block] = []
+    for name, shape in zip(names, shapes, strict=True):
+        value_name = model.rvs_to_values[model[name]].name
+        blocks.append(Block(name, value_name, tuple(shape), blocks[-1].stop if blocks else 0))
+    return blocks
+
+
+def _as_type_of(old: Any, new: Any) -> Any:
+    """Give ``new`` the kind of type that ``old`` has, such as a labelled tensor."""
     return old.type.filter_variable(new) if not isinstance(old.type, DenseTensorType) else new.astype(old.type.dtype)
 
 
 def data_inputs(outputs: Sequence[Any]) -> list[SharedVariable]:
-    """The tensors among the shared variables that ``outputs`` depend on, without repetition, in a fixed order."""
+    """Find the tensors among the shared variables that ``outputs`` depend on, each once, in a fixed order."""
     found: dict[SharedVariable, None] = {}
     for variable in graph_inputs(outputs):
         if isinstance(variable, SharedVariable) and isinstance(variable.type, DenseTensorType):
@@ -69,30 +90,35 @@ def data_inputs(outputs: Sequence[Any]) -> list[SharedVariable]:
 
 def _without_shared(outputs: Sequence[Any], shared: Sequence[SharedVariable]) -> tuple[list[Any], list[Any]]:
     inputs = [variable.type(name=variable.name) for variable in shared]
-    return clone_replace(list(outputs), dict(zip(shared, inputs, strict=True)), rebuild_strict=False), inputs
+    replacements: dict[Any, Any] = dict(zip(shared, inputs, strict=True))
+    return clone_replace(list(outputs), replacements, rebuild_strict=False), inputs
 
 
 def compile_python(inputs: Sequence[Any], outputs: Sequence[Any], shared: Sequence[SharedVariable]) -> Any:
-    """A function ``(*inputs, *shared) -> outputs`` that PyTensor interprets: cheap to compile, slower to call."""
-    from pymc.pytensorf import compile as pymc_compile
-
+    """Compile a function ``(*inputs, *shared) -> outputs`` that PyTensor interprets: quick to make, slower to call."""
     outputs, data = _without_shared(outputs, shared)
-    return pymc_compile([*inputs, *data], outputs, mode=_PYTHON_MODE, on_unused_input="ignore")
+    return pymc_compile([*inputs, *data], outputs, mode=interpreted_mode(), on_unused_input="ignore")
 
 
-def _value_vars(model: Any, blocks: Sequence[Block]) -> list[Any]:
+def value_variables(model: Any, blocks: Sequence[Block]) -> list[Any]:
+    """Look up the value variables, in the order of the unconstrained parameters."""
     # By name: a frozen copy of the model may list its variables in another order.
     return [model.rvs_to_values[model[block.name]] for block in blocks]
 
 
 def _frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
     """Turn shared variables that are no dense tensors, such as sparse matrices, into constants."""
-    others = {
+    others: dict[Any, Any] = {
         variable: variable.type.make_constant(variable.get_value())
         for variable in graph_inputs(outputs)
         if isinstance(variable, SharedVariable) and not isinstance(variable.type, DenseTensorType | RandomType)
     }
     return clone_replace(list(outputs), others) if others else list(outputs)
+
+
+def split_point(point: np.ndarray, blocks: Sequence[Block]) -> list[np.ndarray]:
+    """Cut out the value of each value variable at a point of shape (n_dim,)."""
+    return [point[block.start : block.stop].reshape(block.shape) for block in blocks]
 
 
 def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[SharedVariable], list[np.ndarray]]:
@@ -107,29 +133,32 @@ def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[Sh
     constants
         Values of ``constants``.
     """
-    values = _value_vars(model, blocks)
+    values = value_variables(model, blocks)
     logp = pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64")
-    gradients = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
+    gradients: Any = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
     flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
     gradient = pt.concatenate(flat) if flat else pt.zeros(0)
 
     x = pt.vector("x", shape=(blocks[-1].stop if blocks else 0,), dtype="float64")
     parts = {
-        value: _ignore_types(value, x[block.start : block.stop].reshape(block.shape))
+        value: _as_type_of(value, x[block.start : block.stop].reshape(block.shape))
         for value, block in zip(values, blocks, strict=True)
     }
     outputs = clone_replace(_frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
     shared = data_inputs(outputs)
     outputs, data = _without_shared(outputs, shared)
     # Folds what depends on constants only, before these are made inputs.
-    outputs = rewrite_graph(outputs, include=("canonicalize", "stabilize"))
-    outputs, constants, constant_inputs = _constants_as_inputs(outputs)
-    function = pytensor.function([x, *data, *constant_inputs], outputs, mode="NUMBA", on_unused_input="ignore")
+    folded: Any = rewrite_graph(outputs, include=("canonicalize", "stabilize"))
+    outputs, constants, constant_inputs = _constants_as_inputs(folded)
+    with model:
+        # PyMC's compile rather than PyTensor's: in the context of the model it turns the checks of parameters into
+        # densities of zero, or drops them if the model has check_bounds=False.
+        function = pymc_compile([x, *data, *constant_inputs], outputs, mode="NUMBA", on_unused_input="ignore")
     return function.vm.jit_fn, shared, constants
 
 
 def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray], list[Any]]:
-    large = {
+    large: dict[Any, Any] = {
         variable: variable.type(name=f"constant_{i}")
         for i, variable in enumerate(graph_inputs(outputs))
         if isinstance(variable, Constant)
@@ -145,7 +174,16 @@ def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray
 def stored_variables(model: Any, names: Sequence[str]) -> list[Any]:
     """Free variables and deterministics on the constrained scale, as functions of the value variables."""
     replaced = model.replace_rvs_by_values([model[name] for name in names])
-    return [pt.as_tensor(variable, allow_xtensor_conversion=True) for variable in replaced]
+    return _without_views([pt.as_tensor(variable, allow_xtensor_conversion=True) for variable in replaced])
+
+
+def _without_views(outputs: Sequence[Any]) -> list[Any]:
+    """Drop the identity that each deterministic is wrapped in: vectorised, it would be a Python loop over the draws."""
+    fgraph = FunctionGraph(outputs=clone_replace(list(outputs)), clone=False)
+    for node in fgraph.toposort():
+        if isinstance(node.op, ViewOp) and node.inputs[0].type == node.outputs[0].type:
+            fgraph.replace(node.outputs[0], node.inputs[0])
+    return list(fgraph.outputs)
 
 
 class ExpandFunction:
@@ -169,7 +207,7 @@ class ExpandFunction:
     def __init__(
         self, model: Any, blocks: Sequence[Block], names: Sequence[str], shared: Sequence[SharedVariable]
     ) -> None:
-        values = _value_vars(model, blocks)
+        values = value_variables(model, blocks)
         outputs = stored_variables(model, names)
         x = pt.matrix("draws", shape=(None, blocks[-1].stop if blocks else 0), dtype="float64")
         batches = {
@@ -204,13 +242,10 @@ class ExpandFunction:
                 # A variable which depends on data only is the same in each draw.
                 found[name] = value if has_rows else np.repeat(value[None], len(draws), axis=0)
         if self._run_looped is not None:
-            rows = [self._run_looped(*self._split(draw), *data) for draw in draws]
+            rows = [self._run_looped(*split_point(draw, self._blocks), *data) for draw in draws]
             for i, name in enumerate(self._looped):
                 found[name] = np.stack([np.asarray(row[i]) for row in rows])
         return found
-
-    def _split(self, draw: np.ndarray) -> list[np.ndarray]:
-        return [draw[block.start : block.stop].reshape(block.shape) for block in self._blocks]
 
 
 def _batch(value: Any, columns: Any, block: Block) -> Any:
@@ -244,13 +279,13 @@ def _is_random(output: Any) -> bool:
 
 
 def _bytes_per_row(function: Callable[..., Any] | None) -> int:
-    """What one draw needs for the results of all operations, as far as shapes are known before running."""
+    """Estimate what one draw needs for the results of all operations, as far as shapes are known before running."""
     if function is None:
         return 0
     sizes = []
     for node in function.maker.fgraph.apply_nodes:  # type: ignore[attr-defined]
         for out in node.outputs:
-            shape = getattr(out.type, "shape", ())
+            shape: tuple[int | None, ...] = getattr(out.type, "shape", ())
             if len(shape) > 1 and shape[0] is None:
                 sizes.append(8 * math.prod(n or 1 for n in shape[1:]))
     return sum(sizes)

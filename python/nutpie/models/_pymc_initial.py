@@ -87,7 +87,7 @@ class InitialPoints:
 
 
 def _overrides_by_variable(model: Any, names: Sequence[str], overrides: Mapping[str, Any]) -> dict[Any, Any]:
-    """Starts by random variable; those given by the name of a value variable are brought to the constrained scale."""
+    """Key the starts by random variable, and bring those of value variables to the constrained scale."""
     by_value_name = {model.rvs_to_values[model[name]].name: name for name in names}
     found: dict[Any, Any] = {}
     for key, value in overrides.items():

@@ -171,25 +171,17 @@ fn group(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], block: u32, out: &mut [f64;
     }
 }
 
-/// Fill `out` with independent standard normals from block 0 of the address on.
+/// Fill `out` with independent standard normals.
 ///
 /// Coordinate j takes its number from block 8 (j / 16) + j % 8: the cosine for the first eight of a group of sixteen,
 /// the sine for the others.
 pub fn fill_normal(key: Key, purpose: Purpose, out: &mut [f64]) {
-    normals(&round_keys(key.seed), [key.draw, key.chain, purpose as u32], 0, out);
+    normals(&round_keys(key.seed), [key.draw, key.chain, purpose as u32], out);
 }
-
-/// The normals of coordinates `16 * first_group ..` of an address; see [`fill_normal`].
-pub(crate) fn fill_normal_from(key: Key, purpose: Purpose, first_group: usize, out: &mut [f64]) {
-    let block = (first_group * LANES) as u32;
-    normals(&round_keys(key.seed), [key.draw, key.chain, purpose as u32], block, out);
-}
-
-/// Coordinates that share a call of the generator.
-pub(crate) const NORMAL_GROUP: usize = GROUP;
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
-fn normals(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], mut block: u32, out: &mut [f64]) {
+fn normals(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], out: &mut [f64]) {
+    let mut block: u32 = 0;
     let mut groups = out.chunks_exact_mut(GROUP);
     for chunk in &mut groups {
         let mut z = [0.0; GROUP];
@@ -271,8 +263,6 @@ mod tests {
         let mut part = vec![0.0; 37];
         fill_normal(key, Purpose::Momentum, &mut part);
         assert_eq!(part[..], whole[..37]);
-        fill_normal_from(key, Purpose::Momentum, 2, &mut part);
-        assert_eq!(part[..], whole[32..69]);
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! - Selection inside a subtree is multinomial, at the top biased progressive (Betancourt 2017, A.3): the new half's
 //!   proposal wins with probability min(1, w_new / w_old).
 //! - When two halves of at least two points each are joined, three spans are checked: the whole, the first half with the
-//!   nearest point of the second, and the second half with the nearest point of the first.
+//!   nearest point of the second, and the second half with the nearest point of the first. The second of these is known
+//!   as soon as the second half has its first point, and is checked then: inside a subtree it ends the trajectory half a
+//!   subtree of gradients early.
 //! - A U-turn inside a new subtree, or a divergence, discards the subtree; a U-turn of the whole keeps it and ends.
 
 /// Index of a stored point.
@@ -81,6 +83,8 @@ pub struct Tree {
     leaves: u64,
     current: Leaf,
     pairs: Vec<Pair>,
+    /// Whether the whole with the first point of the subtree under way is a U-turn.
+    whole_turned: bool,
     end: Option<End>,
 }
 
@@ -105,6 +109,7 @@ impl Tree {
             leaves: 0,
             current: Leaf { from: 0, to: 0, forward: true },
             pairs: Vec::with_capacity(3 * (max_depth as usize + 2)),
+            whole_turned: false,
             end: None,
         }
     }
@@ -119,6 +124,7 @@ impl Tree {
     fn double(&mut self, chooser: &mut dyn Chooser) {
         self.pending.clear();
         self.leaves = 0;
+        self.whole_turned = false;
         if self.end.is_none() {
             self.forward = chooser.forward();
         }
@@ -165,25 +171,25 @@ impl Tree {
     fn list_pairs(&mut self) {
         self.pairs.clear();
         let new = self.current.to;
-        // `first` and `depth` of the piece that ends in the new leaf, as it grows by the joins that this leaf completes.
-        let (mut first, mut depth) = (new, 0);
+        let (outer, inner) = self.whole_ends();
+        if let Some(start) = self.before_current() {
+            self.pairs.push((start, new));
+        }
+        // Depth of the piece that ends in the new leaf, as it grows by the joins that this leaf completes.
+        let mut depth = 0;
         for left in self.pending.iter().rev() {
             if left.depth != depth {
                 break;
             }
             self.pairs.push((left.first, new));
             if depth > 0 {
-                self.pairs.push((left.first, first));
                 self.pairs.push((left.last, new));
             }
-            first = left.first;
             depth += 1;
         }
         if depth == self.whole.depth {
-            let (outer, inner) = self.whole_ends();
             self.pairs.push((outer, new));
             if depth > 0 {
-                self.pairs.push((outer, first));
                 self.pairs.push((inner, new));
             }
         }
@@ -192,6 +198,16 @@ impl Tree {
                 *pair = (pair.1, pair.0);
             }
         }
+    }
+
+    /// The far end of the piece next to the current leaf, if that piece has more than one point: the two together are a
+    /// span to check.
+    fn before_current(&self) -> Option<Slot> {
+        let (first, depth) = match self.pending.last() {
+            Some(piece) => (piece.first, piece.depth),
+            None => (self.whole_ends().0, self.whole.depth),
+        };
+        (depth > 0).then_some(first)
     }
 
     /// The ends of the whole: away from the subtree under way, and next to it.
@@ -207,17 +223,20 @@ impl Tree {
     /// The current leaf has this log weight, and `turning` says of each of [`Tree::pairs`] whether it is a U-turn.
     pub fn grow(&mut self, log_weight: f64, turning: impl Fn(usize) -> bool, chooser: &mut dyn Chooser) {
         let new = self.current.to;
-        let mut node = Node { first: new, last: new, proposal: new, log_weight, depth: 0 };
+        let mut verdicts = (0..self.pairs.len()).map(turning);
+        let mut turned = |pairs: usize| (&mut verdicts).take(pairs).fold(false, |any, turned| any | turned);
+        if self.before_current().is_some() && turned(1) {
+            if self.leaves > 0 {
+                self.end = Some(End::Turned);
+                return;
+            }
+            // Here the other piece is the whole: its U-turn counts when the subtree is complete.
+            self.whole_turned = true;
+        }
         self.leaves += 1;
-        let mut checked = 0;
-        let mut turned = |depth: u32| {
-            let pairs = if depth > 0 { 3 } else { 1 };
-            let range = checked..checked + pairs;
-            checked += pairs;
-            range.into_iter().any(&turning)
-        };
+        let mut node = Node { first: new, last: new, proposal: new, log_weight, depth: 0 };
         while let Some(left) = self.pending.pop_if(|left| left.depth == node.depth) {
-            if turned(node.depth) {
+            if turned(if node.depth > 0 { 2 } else { 1 }) {
                 self.end = Some(End::Turned);
                 return;
             }
@@ -229,7 +248,7 @@ impl Tree {
             self.pending.push(node);
             return;
         }
-        let turned = turned(node.depth);
+        let turned = turned(if node.depth > 0 { 2 } else { 1 }) || self.whole_turned;
         self.join(&node, chooser);
         if turned {
             self.end = Some(End::Turned);
@@ -438,12 +457,12 @@ mod tests {
             seen,
             [
                 vec![(0, 1)],
-                vec![],
-                vec![(2, 3), (0, 3), (0, 2), (1, 3)],
-                vec![],
+                vec![(0, 2)],
+                vec![(2, 3), (0, 3), (1, 3)],
+                vec![(0, 4)],
                 vec![(4, 5)],
-                vec![],
-                vec![(6, 7), (4, 7), (4, 6), (5, 7), (0, 7), (0, 4), (3, 7)],
+                vec![(4, 6)],
+                vec![(6, 7), (4, 7), (5, 7), (0, 7), (3, 7)],
             ]
         );
         assert_eq!(tree.end(), Some(End::MaxDepth));

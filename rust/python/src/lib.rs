@@ -1,1 +1,19 @@
-//! stub
+//! The extension module `nutpie._lib`: glue between Python and `nutpie-core`, without any algorithm.
+
+mod density;
+mod run;
+mod tables;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("ABI_VERSION", nutpie_core::density::ABI_VERSION)?;
+    m.add_class::<run::Control>()?;
+    m.add_function(wrap_pyfunction!(run::sample, m)?)?;
+    m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;
+    m.add_function(wrap_pyfunction!(density::benchmark_logp, m)?)?;
+    m.add_function(wrap_pyfunction!(tables::settings, m)?)?;
+    m.add_function(wrap_pyfunction!(tables::statistics, m)?)?;
+    Ok(())
+}

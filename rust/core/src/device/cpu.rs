@@ -8,8 +8,8 @@ use crate::rng;
 /// spans that end in it.
 const BLOCK: usize = 1024;
 
-/// Rows start at multiples of this many numbers, one cache line.
-const ALIGN: usize = 8;
+/// Rows start at multiples of this many numbers: one cache line, and one vector of the loops.
+const ALIGN: usize = super::simd::LANES;
 
 struct Array {
     storage: Vec<f64>,
@@ -17,13 +17,16 @@ struct Array {
     rows: usize,
     stride: usize,
     dim: usize,
+    /// The dimension, rounded up to whole vectors.
+    padded: usize,
 }
 
 impl Array {
     fn new(rows: usize, dim: usize) -> Result<Self> {
         // One line more than the length, so that equal coordinates of the arrays do not share a cache set when the
         // dimension is a power of two.
-        let stride = dim.next_multiple_of(ALIGN) + ALIGN;
+        let padded = dim.next_multiple_of(ALIGN);
+        let stride = padded + ALIGN;
         let length = rows
             .checked_mul(stride)
             .and_then(|n| n.checked_add(ALIGN))
@@ -35,7 +38,7 @@ impl Array {
         // Zeroed pages come from the system untouched: rows that no tree is deep enough to use cost no memory.
         let storage = vec![0.0; length];
         let offset = storage.as_ptr().align_offset(64).min(ALIGN);
-        Ok(Array { storage, offset, rows, stride, dim })
+        Ok(Array { storage, offset, rows, stride, dim, padded })
     }
 
     fn start(&self, row: usize) -> usize {
@@ -43,26 +46,39 @@ impl Array {
         self.offset + row * self.stride
     }
 
+    /// A row without its padding.
+    fn exact(&self, row: usize) -> &[f64] {
+        &self.row(row)[..self.dim]
+    }
+
+    /// A row without its padding.
+    fn exact_mut(&mut self, row: usize) -> &mut [f64] {
+        let dim = self.dim;
+        &mut self.row_mut(row)[..dim]
+    }
+
+    /// A row with its padding of zeros.
     fn row(&self, row: usize) -> &[f64] {
         let start = self.start(row);
-        &self.storage[start..start + self.dim]
+        &self.storage[start..start + self.padded]
     }
 
+    /// A row with its padding of zeros, which must stay zero.
     fn row_mut(&mut self, row: usize) -> &mut [f64] {
         let start = self.start(row);
-        &mut self.storage[start..start + self.dim]
+        &mut self.storage[start..start + self.padded]
     }
 
-    /// A row to read and another to write.
+    /// A row to read and another to write, with padding.
     fn pair(&mut self, read: usize, write: usize) -> (&[f64], &mut [f64]) {
         assert_ne!(read, write, "a row cannot be read and written at once");
-        let (a, b, dim) = (self.start(read), self.start(write), self.dim);
+        let (a, b, length) = (self.start(read), self.start(write), self.padded);
         if a < b {
             let (low, high) = self.storage.split_at_mut(b);
-            (&low[a..a + dim], &mut high[..dim])
+            (&low[a..a + length], &mut high[..length])
         } else {
             let (low, high) = self.storage.split_at_mut(a);
-            (&high[..dim], &mut low[b..b + dim])
+            (&high[..length], &mut low[b..b + length])
         }
     }
 }
@@ -98,21 +114,24 @@ impl Device for Cpu {
     }
 
     fn write(&mut self, dst: Row, src: &[f64]) -> Result<()> {
-        self.arrays[dst.buf.0].row_mut(dst.index).copy_from_slice(src);
+        self.arrays[dst.buf.0].exact_mut(dst.index).copy_from_slice(src);
         Ok(())
     }
 
     fn read(&self, src: Row, dst: &mut [f64]) -> Result<()> {
-        dst.copy_from_slice(self.arrays[src.buf.0].row(src.index));
+        dst.copy_from_slice(self.arrays[src.buf.0].exact(src.index));
         Ok(())
     }
 
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])> {
         if src.buf == dst.buf {
-            return Some(self.arrays[src.buf.0].pair(src.index, dst.index));
+            let array = &mut self.arrays[src.buf.0];
+            let dim = array.dim;
+            let (a, b) = array.pair(src.index, dst.index);
+            return Some((&a[..dim], &mut b[..dim]));
         }
         let [a, b] = self.arrays.get_disjoint_mut([src.buf.0, dst.buf.0]).ok()?;
-        Some((a.row(src.index), b.row_mut(dst.index)))
+        Some((a.exact(src.index), b.exact_mut(dst.index)))
     }
 
     fn refresh(
@@ -125,14 +144,8 @@ impl Device for Cpu {
         let Metric::Diag { mass_sqrt, .. } = *metric;
         let [p, mass_sqrt] = self.together([phase.p, mass_sqrt])?;
         for (op, kinetic) in ops.iter().zip(kinetic) {
-            let p = p.row_mut(op.row);
-            let mut sum = 0.0;
-            let blocks = p.chunks_mut(BLOCK).zip(mass_sqrt.row(op.metric).chunks(BLOCK));
-            for (i, (p, mass_sqrt)) in blocks.enumerate() {
-                rng::fill_normal_from(op.key, op.purpose, i * (BLOCK / rng::NORMAL_GROUP), p);
-                sum += ops::scale_normal(p, mass_sqrt);
-            }
-            *kinetic = 0.5 * sum;
+            rng::fill_normal(op.key, op.purpose, p.exact_mut(op.row));
+            *kinetic = 0.5 * ops::scale_normal(p.row_mut(op.row), mass_sqrt.row(op.metric));
         }
         Ok(())
     }
@@ -189,7 +202,7 @@ impl Device for Cpu {
     ) -> Result<()> {
         let Metric::Diag { inv_mass, mass_sqrt } = *metric;
         let [inv_mass, mass_sqrt, g] = self.together([inv_mass, mass_sqrt, phase.g])?;
-        ops::metric_from_gradient(inv_mass.row_mut(row), mass_sqrt.row_mut(row), g.row(point));
+        ops::metric_from_gradient(inv_mass.exact_mut(row), mass_sqrt.exact_mut(row), g.exact(point));
         Ok(())
     }
 
@@ -234,8 +247,8 @@ fn finish_one(
     dots: &mut [Dots],
 ) -> f64 {
     let mut sum = 0.0;
-    for start in (0..x.dim).step_by(BLOCK) {
-        let block = start..(start + BLOCK).min(x.dim);
+    for start in (0..x.padded).step_by(BLOCK) {
+        let block = start..(start + BLOCK).min(x.padded);
         let gradient = &g.row(leaf.row)[block.clone()];
         sum +=
             ops::kick(&mut p.row_mut(leaf.row)[block.clone()], gradient, &inv_mass[block.clone()], leaf.kick);

@@ -9,6 +9,7 @@
 
 mod cpu;
 mod ops;
+mod simd;
 
 pub use cpu::Cpu;
 

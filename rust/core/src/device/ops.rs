@@ -1,18 +1,23 @@
 //! The loops of the CPU device: one pass over memory each, vectorised for the best instruction set that the machine has.
 //!
-//! Sums run over eight lanes in a fixed order and nothing is fused, so that every machine gives the same bits.
+//! Loops that map are left to the compiler; loops that sum are spelled out ([`super::simd`]). Nothing is fused, so every
+//! machine gives the same bits. Slices are rows with their padding: a multiple of [`LANES`] long, zero at the end.
 
 use multiversion::multiversion;
 
-const LANES: usize = 8;
+use super::simd::{self, LANES, Loop, Vector};
 
 /// Smallest and largest entry that an inverse mass matrix may have.
 const INV_MASS_BOUNDS: (f64, f64) = (1e-20, 1e20);
 
-#[inline(always)]
-fn total(lanes: [f64; LANES]) -> f64 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+fn lanes(slice: &[f64]) -> &[[f64; LANES]] {
+    debug_assert!(slice.len().is_multiple_of(LANES), "a row without its padding");
+    slice.as_chunks().0
+}
+
+fn lanes_mut(slice: &mut [f64]) -> &mut [[f64; LANES]] {
+    debug_assert!(slice.len().is_multiple_of(LANES), "a row without its padding");
+    slice.as_chunks_mut().0
 }
 
 /// p' = p + kick g, x' = x + drift inv_mass p'.
@@ -39,70 +44,83 @@ pub fn kick_drift(
 }
 
 /// p += kick g; returns sum of inv_mass p^2.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
 pub fn kick(p: &mut [f64], g: &[f64], inv_mass: &[f64], kick: f64) -> f64 {
-    let n = p.len();
-    let (g, inv_mass) = (&g[..n], &inv_mass[..n]);
-    let mut lanes = [0.0; LANES];
-    let whole = n - n % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, i) in (start..start + LANES).enumerate() {
-            let new = p[i] + kick * g[i];
-            p[i] = new;
-            lanes[lane] += inv_mass[i] * new * new;
+    simd::run(Kick { p, g, inv_mass, kick })
+}
+
+struct Kick<'a> {
+    p: &'a mut [f64],
+    g: &'a [f64],
+    inv_mass: &'a [f64],
+    kick: f64,
+}
+
+impl Loop for Kick<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let kick = V::splat(self.kick);
+        let mut sum = V::splat(0.0);
+        for ((p, g), inv_mass) in lanes_mut(self.p).iter_mut().zip(lanes(self.g)).zip(lanes(self.inv_mass)) {
+            let new = V::load(p).add(kick.mul(V::load(g)));
+            new.store(p);
+            sum = sum.add(V::load(inv_mass).mul(new).mul(new));
         }
+        sum.sum()
     }
-    for (lane, i) in (whole..n).enumerate() {
-        let new = p[i] + kick * g[i];
-        p[i] = new;
-        lanes[lane] += inv_mass[i] * new * new;
-    }
-    total(lanes)
 }
 
 /// (x_b - x_a) . p_a and (x_b - x_a) . p_b.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
 pub fn span(x_a: &[f64], p_a: &[f64], x_b: &[f64], p_b: &[f64]) -> [f64; 2] {
-    let n = x_a.len();
-    let (p_a, x_b, p_b) = (&p_a[..n], &x_b[..n], &p_b[..n]);
-    let mut a = [0.0; LANES];
-    let mut b = [0.0; LANES];
-    let whole = n - n % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, i) in (start..start + LANES).enumerate() {
-            let d = x_b[i] - x_a[i];
-            a[lane] += d * p_a[i];
-            b[lane] += d * p_b[i];
+    simd::run(Span { a: (x_a, p_a), b: (x_b, p_b) })
+}
+
+struct Span<'a> {
+    a: (&'a [f64], &'a [f64]),
+    b: (&'a [f64], &'a [f64]),
+}
+
+impl Loop for Span<'_> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> [f64; 2] {
+        let (mut at_a, mut at_b) = (V::splat(0.0), V::splat(0.0));
+        let a = lanes(self.a.0).iter().zip(lanes(self.a.1));
+        let b = lanes(self.b.0).iter().zip(lanes(self.b.1));
+        for ((x_a, p_a), (x_b, p_b)) in a.zip(b) {
+            let d = V::load(x_b).sub(V::load(x_a));
+            at_a = at_a.add(d.mul(V::load(p_a)));
+            at_b = at_b.add(d.mul(V::load(p_b)));
         }
+        [at_a.sum(), at_b.sum()]
     }
-    for (lane, i) in (whole..n).enumerate() {
-        let d = x_b[i] - x_a[i];
-        a[lane] += d * p_a[i];
-        b[lane] += d * p_b[i];
-    }
-    [total(a), total(b)]
 }
 
 /// p = z mass_sqrt, where p holds z on entry; returns sum of z^2, which is p M^-1 p.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
 pub fn scale_normal(p: &mut [f64], mass_sqrt: &[f64]) -> f64 {
-    let n = p.len();
-    let mass_sqrt = &mass_sqrt[..n];
-    let mut lanes = [0.0; LANES];
-    let whole = n - n % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, i) in (start..start + LANES).enumerate() {
-            let z = p[i];
-            lanes[lane] += z * z;
-            p[i] = z * mass_sqrt[i];
+    simd::run(ScaleNormal { p, mass_sqrt })
+}
+
+struct ScaleNormal<'a> {
+    p: &'a mut [f64],
+    mass_sqrt: &'a [f64],
+}
+
+impl Loop for ScaleNormal<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let mut sum = V::splat(0.0);
+        for (p, mass_sqrt) in lanes_mut(self.p).iter_mut().zip(lanes(self.mass_sqrt)) {
+            let z = V::load(p);
+            sum = sum.add(z.mul(z));
+            z.mul(V::load(mass_sqrt)).store(p);
         }
+        sum.sum()
     }
-    for (lane, i) in (whole..n).enumerate() {
-        let z = p[i];
-        lanes[lane] += z * z;
-        p[i] = z * mass_sqrt[i];
-    }
-    total(lanes)
 }
 
 /// Welford's update of a mean and a sum of squared deviations; `count` counts the new value. The first value replaces
@@ -131,7 +149,7 @@ fn set_mass(inv_mass: &mut f64, mass_sqrt: &mut f64, new: f64) {
     *mass_sqrt = (1.0 / new).sqrt();
 }
 
-/// inv_mass = 1 / |g|, clamped; 1 where the gradient is not finite.
+/// inv_mass = 1 / |g|, clamped; 1 where the gradient is not finite. The slices come without padding, which stays zero.
 pub fn metric_from_gradient(inv_mass: &mut [f64], mass_sqrt: &mut [f64], g: &[f64]) {
     for ((inv_mass, mass_sqrt), g) in inv_mass.iter_mut().zip(mass_sqrt).zip(g) {
         let new = if g.is_finite() { 1.0 / g.abs().clamp(INV_MASS_BOUNDS.0, INV_MASS_BOUNDS.1) } else { 1.0 };

@@ -66,7 +66,7 @@ pub struct Run<'a> {
     /// Makes the density of a chain.
     pub density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
     /// Called on each worker thread; it must call what it is given, once.
-    pub on_thread: &'a (dyn Fn(&mut dyn FnMut()) + Sync),
+    pub on_thread: &'a (dyn Fn(&mut (dyn FnMut() + Send)) + Sync),
 }
 
 /// What a chain leaves behind.

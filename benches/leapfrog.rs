@@ -1,0 +1,175 @@
+//! Nanoseconds per leapfrog, without the density, beside a copy of the bytes that a leapfrog must touch.
+//!
+//! `cargo bench --bench leapfrog` prints a table. The density is a standard normal, timed alone and subtracted. "all" is
+//! CPU time of sampling per gradient, everything included: momenta, trees, stored draws. "copy" moves as many bytes as one
+//! leapfrog with its U-turn checks must read and write at the least, 66 per coordinate (half read, half written), over
+//! as many arrays as a trajectory cycles through.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use nutpie_core::block::Block;
+use nutpie_core::chain::{Chain, N_STATISTICS};
+use nutpie_core::density::{Failure, HostDensity, OnHost};
+use nutpie_core::device::{Cpu, Device, Leaf, Metric, Moments, Phase, Refresh, Sample, Span, Step};
+use nutpie_core::rng::{Key, Purpose};
+use nutpie_core::settings::Settings;
+use nutpie_core::trace::MemoryStore;
+
+const BYTES_PER_COORDINATE: usize = 66;
+
+struct Normal(usize);
+
+impl HostDensity for Normal {
+    fn dim(&self) -> usize {
+        self.0
+    }
+
+    fn logp_grad(&mut self, x: &[f64], grad: &mut [f64]) -> Result<f64, Failure> {
+        let mut lanes = [0.0; 8];
+        for (x, g) in x.chunks(8).zip(grad.chunks_mut(8)) {
+            for (i, (x, g)) in x.iter().zip(g).enumerate() {
+                *g = -x;
+                lanes[i] -= 0.5 * x * x;
+            }
+        }
+        Ok(lanes.iter().sum())
+    }
+}
+
+/// Best seconds of one call among several rounds of many.
+fn best(calls: usize, mut f: impl FnMut()) -> f64 {
+    (0..9)
+        .map(|_| {
+            let start = Instant::now();
+            for _ in 0..calls {
+                f();
+            }
+            start.elapsed().as_secs_f64() / calls as f64
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// Nanoseconds per gradient of a whole run, and leapfrogs per draw.
+fn sampling(dim: usize, tune: u64, draws: u64) -> (f64, f64) {
+    let settings = Settings { seed: 1, tune, draws, ..Settings::default() };
+    let start = vec![0.5; dim];
+    let mut best = f64::INFINITY;
+    let mut per_draw = 0.0;
+    for _ in 0..3 {
+        let density = Box::new(OnHost::new(Normal(dim)));
+        let mut store = MemoryStore::new(dim, N_STATISTICS, tune, draws, true).expect("memory");
+        let mut block =
+            Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).expect("start");
+        let clock = Instant::now();
+        while !block.done() {
+            block.round(&mut store, |_| ()).expect("round");
+        }
+        let gradients = block.chains()[0].n_gradients() as f64;
+        best = best.min(clock.elapsed().as_secs_f64() * 1e9 / gradients);
+        per_draw = gradients / (tune + draws) as f64;
+    }
+    (best, per_draw)
+}
+
+/// Nanoseconds of a copy of the bytes of one leapfrog, cycling through a trajectory's arrays.
+fn copy(dim: usize) -> f64 {
+    let n = dim * BYTES_PER_COORDINATE / 16;
+    let arrays = 6;
+    let mut storage = vec![1.0f64; 2 * n * arrays];
+    let calls = (20_000_000 / n).clamp(5, 1_000_000);
+    let mut at = 0;
+    1e9 * best(calls, || {
+        let (src, dst) = storage[2 * n * at..2 * n * (at + 1)].split_at_mut(n);
+        dst.copy_from_slice(black_box(src));
+        black_box(&dst);
+        at = (at + 1) % arrays;
+    })
+}
+
+/// Nanoseconds of each phase alone.
+fn phases(dim: usize) -> [f64; 5] {
+    let mut dev = Cpu::new();
+    let rows = Chain::rows(&Settings::default());
+    let phase = Phase::alloc(&mut dev, rows, dim).expect("memory");
+    let metric = Metric::alloc_diag(&mut dev, 1, dim).expect("memory");
+    let moments = Moments::alloc(&mut dev, 2, dim).expect("memory");
+    let calls = (10_000_000 / dim).clamp(5, 1_000_000);
+    let key = Key { seed: 1, chain: 0, draw: 0 };
+    let mut kinetic = [0.0];
+    let mut dots = [[0.0; 2]; 4];
+    dev.metric_from_gradient(&metric, 0, &phase, 0).expect("metric");
+    let mut at = 0;
+    let mut next = || {
+        at = (at + 1) % 6;
+        at
+    };
+    let refresh = best(calls, || {
+        let ops = [Refresh { metric: 0, row: 0, key, purpose: Purpose::Momentum }];
+        dev.refresh(&phase, &metric, &ops, &mut kinetic).expect("refresh");
+    });
+    let kick_drift = best(calls, || {
+        let from = next();
+        let op = Step { metric: 0, from, to: (from + 1) % 6, kick: 1e-3, drift: 1e-3 };
+        dev.kick_drift(&phase, &metric, &[op]).expect("step");
+    });
+    let mut leaf = |spans: usize| {
+        best(calls, || {
+            let row = next();
+            let span = |k: usize| Span { a: (row + k) % 6, b: row };
+            let spans_of = [span(1), span(2), span(3), span(4)];
+            let leaf = Leaf { metric: 0, row, kick: 1e-3, spans };
+            dev.finish_leaf(&phase, &metric, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])
+                .expect("leaf");
+        })
+    };
+    let (bare, two) = (leaf(0), leaf(2));
+    let adapt = best(calls, || {
+        let samples = [Sample { row: 0, count: 10 }, Sample { row: 1, count: 10 }];
+        dev.accumulate(&moments, samples[1], &phase, 0).expect("moments");
+        dev.fit_fisher_diag(&metric, 0, &moments, samples).expect("fit");
+    });
+    [refresh, kick_drift, bare, two, adapt].map(|s| s * 1e9)
+}
+
+fn main() {
+    println!("nanoseconds; phases: one call each, over the arrays of a small trajectory");
+    println!(
+        "{:>8} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7} | {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "dim",
+        "all",
+        "density",
+        "leapfrog",
+        "copy",
+        "ratio",
+        "steps",
+        "momentum",
+        "kick+drift",
+        "leaf",
+        "leaf+2",
+        "adapt"
+    );
+    for (dim, tune, draws) in [
+        (10, 400, 20_000),
+        (100, 400, 10_000),
+        (1_000, 400, 2_000),
+        (10_000, 200, 200),
+        (100_000, 60, 60),
+        (1_000_000, 10, 5),
+    ] {
+        let (all, steps) = sampling(dim, tune, draws);
+        let mut normal = Normal(dim);
+        let (x, mut g) = (vec![0.3; dim], vec![0.0; dim]);
+        let density = 1e9
+            * best((20_000_000 / dim).max(5), || {
+                black_box(normal.logp_grad(black_box(&x), &mut g).ok());
+            });
+        let copy = copy(dim);
+        let leapfrog = all - density;
+        let [momentum, kick_drift, leaf, leaf2, adapt] = phases(dim);
+        println!(
+            "{dim:>8} {all:>10.0} {density:>10.0} {leapfrog:>10.0} {copy:>10.0} {:>7.2} {steps:>7.1} | {momentum:>10.0} {kick_drift:>10.0} {leaf:>10.0} {leaf2:>10.0} {adapt:>10.0}",
+            leapfrog / copy
+        );
+    }
+}

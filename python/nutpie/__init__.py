@@ -1,0 +1,1 @@
+"""Fast sampling from posterior distributions."""

@@ -1,0 +1,443 @@
+"""Front end for PyMC models."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from nutpie.models._names import unknown_name
+from nutpie.models.base import CompiledModel, Density, LogpPrototype, Variable
+
+if TYPE_CHECKING:
+    from nutpie.models._numba_bridge import Callback
+    from nutpie.models._pymc_data import ModelData
+    from nutpie.models._pymc_graph import Block, ExpandFunction
+    from nutpie.models._pymc_initial import InitialPoints
+
+__all__ = ["CompiledPyMCModel", "compile_pymc_model"]
+
+T = TypeVar("T")
+
+# Any seed will do where a point is only needed for its shapes.
+_SHAPE_SEED = (0,)
+
+
+def compile_pymc_model(
+    model: Any,
+    *,
+    backend: Literal["numba"] = "numba",
+    gradient_backend: Literal["pytensor"] | None = None,
+    initial_points: Mapping[Any, Any] | None = None,
+    jitter_rvs: Iterable[Any] | None = None,
+    default_initialization_strategy: Literal["support_point", "prior"] = "support_point",
+    var_names: Sequence[str] | None = None,
+    freeze_model: bool | None = None,
+) -> CompiledPyMCModel:
+    """Compile a PyMC model for sampling.
+
+    The log density and its gradient are compiled to machine code with numba. PyTensor keeps that code in its cache
+    directory, so the same model is loaded in much less time by the next process, also with other observations of the
+    same rank and dtype.
+
+    The values of the data variables (``pm.Data``) are those at the time of this call; `CompiledPyMCModel.with_data`
+    replaces them.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        The model. Its free variables have to be continuous.
+    backend : {"numba"}, default "numba"
+        What the log density is compiled with.
+    gradient_backend : {"pytensor"}, optional
+        What differentiates the log density.
+    initial_points : dict, optional
+        Starts by name of a free variable: a value on the scale of the variable and of its shape, or one of the
+        strategies ``"support_point"`` and ``"prior"``. The name of an unconstrained variable, such as
+        ``"sigma_log__"``, takes an unconstrained value. They take precedence over ``initval`` in the model. A start
+        given as a value gets no jitter unless the variable is in ``jitter_rvs``.
+    jitter_rvs : iterable of str or variables, optional
+        Free variables that get independent U(-1, 1) jitter, added on the unconstrained scale. The default is all that
+        start at their support point or at the ``initval`` of the model.
+    default_initialization_strategy : {"support_point", "prior"}, default "support_point"
+        Start of the variables for which neither ``initial_points`` nor the model has one: a central value of the
+        distribution, or a random draw from it.
+    var_names : sequence of str, optional
+        Free and deterministic variables that the result holds. The default is all of them.
+    freeze_model : bool, default False
+        Treat data and lengths of dimensions as constants. The log density can then be a little faster, but `with_data`
+        has nothing left to replace.
+
+    Returns
+    -------
+    CompiledPyMCModel
+
+    Raises
+    ------
+    ImportError
+        If PyMC or numba is not installed.
+    ValueError
+        For an unknown backend or name of a variable, and for models with discrete free variables.
+
+    Examples
+    --------
+    >>> with pm.Model() as model:
+    ...     mu = pm.Normal("mu")
+    ...     pm.Normal("y", mu, 1, observed=[0.1, 0.3])
+    >>> compiled = nutpie.compile_pymc_model(model)
+    >>> compiled.n_dim
+    1
+    """
+    _require("pymc", "numba")
+    _check_option("backend", backend, ("numba",))
+    _check_option("gradient_backend", gradient_backend, (None, "pytensor"))
+    _check_option("default_initialization_strategy", default_initialization_strategy, ("support_point", "prior"))
+    _check_continuous(model)
+    stored = _stored_names(model, var_names)
+    free = [variable.name for variable in model.free_RVs]
+    overrides = dict(initial_points or {})
+    jitter = _jittered_names(free, model, overrides, jitter_rvs, default_initialization_strategy)
+    if freeze_model:
+        from pymc.model.transform.optimization import freeze_dims_and_data
+
+        model = freeze_dims_and_data(model)
+    programs, data = _build(model, free, stored, overrides, jitter, default_initialization_strategy)
+    return CompiledPyMCModel(programs, data)
+
+
+def _require(*modules: str) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'PyMC models need {" and ".join(missing)}, not installed here: run pip install "nutpie[pymc]"'
+        )
+
+
+def _check_option(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}")
+
+
+def _check_continuous(model: Any) -> None:
+    discrete = [v.name for v in model.free_RVs if np.dtype(model.rvs_to_values[v].type.dtype).kind != "f"]
+    if discrete:
+        raise ValueError(
+            f"the free variables {', '.join(map(repr, discrete))} are discrete, and NUTS needs a density that is "
+            "differentiable: sum them out of the model (for example with pm.Mixture or pymc_extras.marginalize), or "
+            "use pm.sample, which combines NUTS with steps for discrete variables"
+        )
+
+
+def _stored_names(model: Any, var_names: Sequence[str] | None) -> list[str]:
+    names = [v.name for v in (*model.free_RVs, *model.deterministics)]
+    if var_names is None:
+        return names
+    wanted = [var_names] if isinstance(var_names, str) else [getattr(v, "name", v) for v in var_names]
+    for name in wanted:
+        if name not in names:
+            raise ValueError("var_names: " + unknown_name(name, names, "free or deterministic variable"))
+    return [name for name in names if name in wanted]
+
+
+def _jittered_names(
+    free: Sequence[str], model: Any, overrides: Mapping[Any, Any], jitter_rvs: Iterable[Any] | None, default: str
+) -> set[str]:
+    if jitter_rvs is not None:
+        wanted = {getattr(v, "name", v) for v in ([jitter_rvs] if isinstance(jitter_rvs, str) else jitter_rvs)}
+        for name in wanted - set(free):
+            raise ValueError("jitter_rvs: " + unknown_name(name, free, "free variable"))
+        return wanted
+    given = {getattr(key, "name", key): value for key, value in overrides.items()}
+    jittered = set()
+    for name in free:
+        variable = model[name]
+        keys = {name, model.rvs_to_values[variable].name} & set(given)
+        start = given[keys.pop()] if keys else None
+        if start is None:
+            start = "support_point" if model.rvs_to_initial_values.get(variable) is not None else default
+        if isinstance(start, str) and start == "support_point":
+            jittered.add(name)
+    return jittered
+
+
+def _build(
+    model: Any, free: Sequence[str], stored: Sequence[str], overrides: Mapping[Any, Any], jitter: set[str], default: str
+) -> tuple[_Programs, ModelData]:
+    """Compile the log density, and find the layout of its argument by evaluating a start."""
+    from nutpie.models._numba_bridge import build_callback
+    from nutpie.models._pymc_data import ModelData
+    from nutpie.models._pymc_graph import data_inputs, layout, logp_and_gradient, stored_variables
+    from nutpie.models._pymc_initial import InitialPoints
+
+    initial = InitialPoints(model, free, overrides, jitter, default)
+    observed = [model.rvs_to_values[variable] for variable in model.observed_RVs]
+    every_shared = data_inputs([model.logp(), *stored_variables(model, stored), *observed])
+    data = ModelData.of_model(model, [*initial.shared, *every_shared])
+    start = initial.values(data.arrays(initial.shared), _SHAPE_SEED)
+    blocks = layout(model, free, [value.shape for value in start])
+
+    jit_fn, shared, constants = logp_and_gradient(model, blocks)
+    kinds = [(a.dtype, a.ndim) for a in (*data.arrays(shared), *constants)]
+    n_dim = blocks[-1].stop if blocks else 0
+    callback = build_callback(jit_fn, n_dim, kinds)
+    programs = _Programs(model, blocks, list(stored), every_shared, callback, shared, constants, initial)
+    return programs, data
+
+
+@dataclass
+class _Programs:
+    """What a model is compiled to; independent of the data, and shared by the models of `with_data`."""
+
+    model: Any
+    blocks: Sequence[Block]
+    stored: Sequence[str]
+    shared: Sequence[Any]
+    callback: Callback
+    logp_shared: Sequence[Any]
+    constants: Sequence[np.ndarray]
+    initial: InitialPoints
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[str, Any] = {}
+
+    def _once(self, key: str, make: Callable[[], T]) -> T:
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            made: T = self._made[key]
+            return made
+
+    @property
+    def expand(self) -> ExpandFunction:
+        from nutpie.models._pymc_graph import ExpandFunction
+
+        return self._once("expand", lambda: ExpandFunction(self.model, self.blocks, self.stored, self.shared))
+
+    @property
+    def observed(self) -> Callable[..., list[np.ndarray]]:
+        """Function ``(*shared) -> values of the observed variables``."""
+        from nutpie.models._pymc_graph import compile_python
+
+        values = [self.model.rvs_to_values[variable] for variable in self.model.observed_RVs]
+        return self._once("observed", lambda: compile_python([], values, self.shared))
+
+    @property
+    def factors(self) -> Any:
+        from nutpie.models._pymc_explain import FactorReport
+
+        return self._once("factors", lambda: FactorReport(self.model, self.blocks, self.shared))
+
+
+class CompiledPyMCModel(CompiledModel):
+    """A PyMC model whose log density has been compiled; made by `compile_pymc_model`."""
+
+    def __init__(self, programs: _Programs, data: ModelData) -> None:
+        from nutpie.models._numba_bridge import ArrayTable
+
+        self._programs = programs
+        self._data = data
+        self._table = ArrayTable([*data.arrays(programs.logp_shared), *programs.constants])
+        self._lock = threading.Lock()
+        self._start: list[np.ndarray] | None = None
+
+    @property
+    def n_dim(self) -> int:
+        """Number of unconstrained parameters."""
+        blocks = self._programs.blocks
+        return blocks[-1].stop if blocks else 0
+
+    @cached_property
+    def variables(self) -> Sequence[Variable]:
+        """The variables that a result holds, free ones first."""
+        values = self.expand(self._unjittered(_SHAPE_SEED)[None])
+        return [
+            Variable(name, values[name].shape[1:], values[name].dtype, self._dims_of(name, values[name].ndim - 1))
+            for name in self._programs.stored
+        ]
+
+    @property
+    def coords(self) -> Mapping[str, Any]:
+        """Coordinate values by dimension name, of the dimensions that have some."""
+        return self._data.coords
+
+    @cached_property
+    def unconstrained_names(self) -> Sequence[str]:
+        """One name for each unconstrained parameter, such as ``sigma_log__`` or ``beta_0``."""
+        return [name for block in self._programs.blocks for name in block.parameter_names()]
+
+    def density(self) -> Density:
+        """Return the log density and its gradient as a C callback, safe to call from several threads at once."""
+        return Density(self._programs.callback.address, self._table.address, (self._programs, self._table))
+
+    def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
+        draws = np.ascontiguousarray(draws, dtype=np.float64)
+        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
+            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
+        if not len(draws):
+            return {v.name: np.empty((0, *v.shape), v.dtype) for v in self.variables}
+        return self._programs.expand(draws, self._data.arrays(self._programs.shared))
+
+    def initial_point(self, seed: Sequence[int]) -> np.ndarray:
+        """Draw a random start on the unconstrained scale, of shape (n_dim,)."""
+        initial = self._programs.initial
+        return initial.jittered(self._start_values(seed), seed)
+
+    def _start_values(self, seed: Sequence[int]) -> list[np.ndarray]:
+        initial = self._programs.initial
+        data = self._data.arrays(initial.shared)
+        if initial.is_random:
+            return initial.values(data, seed)
+        with self._lock:
+            if self._start is None:
+                self._start = initial.values(data, seed)
+            return self._start
+
+    def _unjittered(self, seed: Sequence[int]) -> np.ndarray:
+        values = self._start_values(seed)
+        return np.concatenate([value.ravel() for value in values]) if values else np.zeros(0)
+
+    def with_data(self, *, coords: Mapping[str, Any] | None = None, **data: Any) -> CompiledPyMCModel:
+        """Return the same model with other data, without compiling it again.
+
+        Parameters
+        ----------
+        coords : dict, optional
+            New coordinate values by dimension. Needed for each dimension with coordinate values whose length changes.
+        **data
+            New values by name of a data variable (``pm.Data``). Rank and dtype are fixed, lengths may change as long
+            as the number of parameters does not.
+
+        Returns
+        -------
+        CompiledPyMCModel
+            A new object; this one keeps its data.
+
+        Raises
+        ------
+        ValueError
+            For unknown names, values of the wrong rank or dtype, lengths that do not agree, and data that change the
+            shape of a free variable.
+        """
+        if data and not self._data.containers:
+            raise ValueError(
+                "the model has no data that can be replaced: it has no pm.Data, or was compiled with freeze_model=True"
+            )
+        new = CompiledPyMCModel(self._programs, self._data.replaced(data, coords))
+        for block, value in zip(self._programs.blocks, new._start_values(_SHAPE_SEED), strict=True):
+            if value.shape != block.shape:
+                raise ValueError(
+                    f"the new data change the unconstrained shape of {block.name!r} from {block.shape} to "
+                    f"{value.shape}: compile a model with the new data instead"
+                )
+        return new
+
+    def _dims_of(self, name: str, ndim: int) -> tuple[str, ...]:
+        dims = tuple(self._programs.model.named_vars_to_dims.get(name) or ())
+        if len(dims) != ndim or all(dim is None for dim in dims):
+            return ()
+        return tuple(f"{name}_dim_{axis}" if dim is None else str(dim) for axis, dim in enumerate(dims))
+
+    def data_groups(self) -> dict[str, dict[str, np.ndarray]]:
+        """``observed_data`` and ``constant_data``: for each the arrays by name."""
+        model = self._programs.model
+        observed = self._programs.observed(*self._data.arrays(self._programs.shared))
+        names = [variable.name for variable in model.observed_RVs]
+        groups = {"observed_data": {n: np.array(v) for n, v in zip(names, observed, strict=True)}}
+        groups["constant_data"] = {
+            variable.name: np.array(self._value_of(variable)) for variable in self._constant_data_vars()
+        }
+        return {group: arrays for group, arrays in groups.items() if arrays}
+
+    def _value_of(self, data_var: Any) -> np.ndarray:
+        # A frozen model has constants in place of shared variables.
+        known = self._data.values.get(getattr(data_var, "container", None))
+        return np.asarray(data_var.data if known is None else known)
+
+    def _constant_data_vars(self) -> list[Any]:
+        """Find the data variables that are more than the observations of a variable."""
+        from pytensor.graph.traversal import ancestors
+
+        model = self._programs.model
+        used = set(ancestors([*model.basic_RVs, *model.deterministics, *model.potentials]))
+        observations = set(ancestors([model.rvs_to_values[v] for v in model.observed_RVs]))
+        return [v for v in model.data_vars if v in used or v not in observations]
+
+    def data_dims(self) -> dict[str, tuple[str, ...]]:
+        """Dimension names of the arrays of `data_groups`, where they have some."""
+        arrays = {name: array for group in self.data_groups().values() for name, array in group.items()}
+        dims = {name: self._dims_of(name, array.ndim) for name, array in arrays.items()}
+        return {name: named for name, named in dims.items() if named}
+
+    def explain_point(self, point: np.ndarray) -> str:
+        """Say in words where the log density or its gradient is not finite at ``point``, naming variables."""
+        point = np.ascontiguousarray(point, dtype=np.float64)
+        described = super().explain_point(point)
+        lines = [described] if described else []
+        try:
+            lines += self._programs.factors.lines(point, self._data.arrays(self._programs.shared))
+            gradient = self._gradient(point)
+        except Exception as err:
+            # PyTensor appends a description of the graph to the message, of which the first line is enough here.
+            message = str(err).partition("\n")[0]
+            lines.append(f"evaluating the log density raises {type(err).__name__}: {message}")
+        else:
+            bad = [n for n, ok in zip(self.unconstrained_names, np.isfinite(gradient), strict=True) if not ok]
+            if bad:
+                more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+                lines.append(f"the gradient is not finite for {', '.join(bad[:5])}{more}")
+        return "; ".join(lines) if len(lines) < 2 else "\n".join(f"- {line}" for line in lines)
+
+    def _gradient(self, point: np.ndarray) -> np.ndarray:
+        gradient, logp = np.zeros(self.n_dim), ctypes.c_double()
+        density = self.density()
+        function = LogpPrototype(density.address)
+        code = function(
+            self.n_dim, point.ctypes.data, gradient.ctypes.data, ctypes.addressof(logp), density.user_data or None
+        )
+        if code != 0:
+            raise RuntimeError(f"the log density returned code {code}")
+        return gradient
+
+    def benchmark_logp(self, point: np.ndarray | None = None, num_evals: int = 10, cores: int = 1) -> Any:
+        """Time the log density with its gradient, called from compiled code as the sampler does.
+
+        Parameters
+        ----------
+        point : array of shape (n_dim,), optional
+            Where to evaluate; the default is a start with seed 0.
+        num_evals : int, default 10
+            Number of timed evaluations.
+        cores : int, default 1
+            Number of threads that evaluate at the same time.
+
+        Returns
+        -------
+        pandas.DataFrame or dict
+            Columns ``core`` and ``time_us``: microseconds of each evaluation. A dict of arrays if pandas is not
+            installed.
+        """
+        from nutpie._lib import benchmark_logp
+
+        at = self.initial_point(_SHAPE_SEED) if point is None else np.ascontiguousarray(point, dtype=np.float64)
+        if at.shape != (self.n_dim,):
+            raise ValueError(f"point has shape {at.shape}, ({self.n_dim},) is needed")
+        density = self.density()
+        seconds = benchmark_logp(density.address, density.user_data, at, num_evals, cores)
+        times = 1e6 * np.asarray(seconds, dtype=np.float64).reshape(cores, -1)
+        table = {"core": np.repeat(np.arange(cores), times.shape[1]), "time_us": times.ravel()}
+        try:
+            import pandas as pd
+        except ImportError:
+            return table
+        return pd.DataFrame(table)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.n_dim} unconstrained parameters, {len(self._programs.stored)} variables>"

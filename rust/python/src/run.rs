@@ -1,0 +1,125 @@
+//! A run, from Python.
+
+use std::sync::Arc;
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2};
+use nutpie_core::density::{Density, OnHost};
+use nutpie_core::error::Error;
+use nutpie_core::run::{Control as CoreControl, Output, Run};
+use nutpie_core::settings::{Settings, Value};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyInt};
+
+use crate::density::{PyDensity, to_python};
+
+/// Watches and stops a run. It can be used from any thread.
+#[pyclass(frozen, module = "nutpie._lib")]
+pub struct Control {
+    inner: Arc<CoreControl>,
+}
+
+#[pymethods]
+impl Control {
+    #[new]
+    fn new(chains: usize) -> Self {
+        Control { inner: Arc::new(CoreControl::new(chains)) }
+    }
+
+    /// Ask the run to stop; the draws so far are kept.
+    fn stop(&self) {
+        self.inner.stop();
+    }
+
+    /// A dict for each chain.
+    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.inner
+            .progress()
+            .into_iter()
+            .map(|p| {
+                let d = PyDict::new(py);
+                d.set_item("started", p.started)?;
+                d.set_item("tuning", p.tuning)?;
+                d.set_item("finished_draws", p.finished_draws)?;
+                d.set_item("divergences", p.divergences)?;
+                d.set_item("total_num_steps", p.total_num_steps)?;
+                d.set_item("latest_num_steps", p.latest_num_steps)?;
+                d.set_item("step_size", p.step_size)?;
+                Ok(d)
+            })
+            .collect()
+    }
+}
+
+/// (number of warm-up draws, positions, statistics, number of gradients) of a chain; the arrays are flat, draw by draw.
+type PyChain<'py> = (usize, Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>, u64);
+
+fn settings_from(options: &Bound<'_, PyDict>, seed: u64, tune: u64, draws: u64) -> PyResult<Settings> {
+    let mut settings = Settings { seed, tune, draws, ..Settings::default() };
+    for (name, value) in options {
+        let name: String = name.extract()?;
+        let value = if value.is_instance_of::<PyInt>() {
+            Value::Int(value.extract()?)
+        } else {
+            Value::Float(value.extract()?)
+        };
+        settings.set(&name, value).map_err(error_to_python)?;
+    }
+    Ok(settings)
+}
+
+fn error_to_python(error: Error) -> PyErr {
+    match error {
+        Error::Density(source) => to_python(source),
+        Error::Setting(_) | Error::Start { .. } | Error::State(_) => PyValueError::new_err(error.to_string()),
+        Error::Device(_) => PyMemoryError::new_err(error.to_string()),
+        Error::Internal(_) => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// Sample. Returns the chains, and the exception that ended the run if one did.
+#[pyfunction]
+#[pyo3(signature = (control, address, user_data, starts, options, *, seed, tune, draws, save_warmup, cores))]
+#[allow(clippy::too_many_arguments)]
+pub fn sample<'py>(
+    py: Python<'py>,
+    control: &Control,
+    address: usize,
+    user_data: usize,
+    starts: PyReadonlyArray2<'py, f64>,
+    options: &Bound<'py, PyDict>,
+    seed: u64,
+    tune: u64,
+    draws: u64,
+    save_warmup: bool,
+    cores: usize,
+) -> PyResult<(Vec<PyChain<'py>>, Option<PyErr>)> {
+    let settings = settings_from(options, seed, tune, draws)?;
+    let starts: Vec<Vec<f64>> = starts.as_array().rows().into_iter().map(|row| row.to_vec()).collect();
+    if starts.len() != control.inner.progress().len() {
+        return Err(PyValueError::new_err("the control is for another number of chains"));
+    }
+    let dim = starts.first().map_or(0, Vec::len);
+    let density = PyDensity::new(address, user_data, dim)?;
+    let inner = control.inner.clone();
+    let output: Output = py.detach(|| {
+        Run {
+            settings: &settings,
+            starts: &starts,
+            keep_warmup: save_warmup,
+            cores,
+            density: &|| Box::new(OnHost::new(density)) as Box<dyn Density>,
+            // A thread state for the whole life of the thread, so that an exception set by the density outlives the call
+            // in which it was set.
+            on_thread: &|work| Python::attach(|py| py.detach(work)),
+        }
+        .execute(&inner)
+    });
+    let chains = output
+        .chains
+        .into_iter()
+        .zip(output.n_gradients)
+        .map(|(c, n)| (c.warmup, c.positions.into_pyarray(py), c.stats.into_pyarray(py), n))
+        .collect();
+    Ok((chains, output.error.map(error_to_python)))
+}
