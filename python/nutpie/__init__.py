@@ -1,1 +1,39 @@
-"""Fast sampling from posterior distributions."""
+"""Fast sampling from posterior distributions.
+
+Compile a model with one of the ``compile_*`` functions and pass it to `sample`; the result is an ArviZ object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+from typing import TYPE_CHECKING, Any
+
+from nutpie._lib import __version__
+from nutpie.sample import sample
+
+if TYPE_CHECKING:
+    from nutpie.models.pymc import compile_pymc_model
+
+__all__ = ["__version__", "compile_pymc_model", "include_dir", "sample"]
+
+#: Names that are imported at first use, so that `import nutpie` stays quick.
+_LAZY = {"compile_pymc_model": "nutpie.models.pymc"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'nutpie' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+def include_dir() -> str:
+    """Folder of the C header ``nutpie.h``, for the include path of a compiler."""
+    return str(importlib.resources.files("nutpie") / "include")

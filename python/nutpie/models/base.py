@@ -109,12 +109,12 @@ class CompiledModel(ABC):
         Returns
         -------
         dict
-            For each of ``variables`` an array of shape (n, \\*shape).
+            For each of ``variables`` an array whose shape is n followed by the variable's.
         """
 
     @abstractmethod
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
-        """A random start on the unconstrained scale, of shape (n_dim,).
+        """Draw a random start on the unconstrained scale, of shape (n_dim,).
 
         Parameters
         ----------
@@ -133,11 +133,11 @@ class CompiledModel(ABC):
         return {v.name: v.dims for v in self.variables if v.dims}
 
     def data_groups(self) -> dict[str, dict[str, np.ndarray]]:
-        """Groups such as ``observed_data`` and ``constant_data``: for each the arrays by name."""
+        """Return groups such as ``observed_data`` and ``constant_data``: for each the arrays by name."""
         return {}
 
     def data_dims(self) -> dict[str, tuple[str, ...]]:
-        """Dimension names of the arrays of ``data_groups``, where they have some."""
+        """Return dimension names of the arrays of ``data_groups``, where they have some."""
         return {}
 
     def explain_point(self, point: np.ndarray) -> str:

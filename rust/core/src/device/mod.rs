@@ -202,7 +202,7 @@ pub trait Device: Send {
     /// Welford's update with the point in row `point`; `sample.count` counts it already.
     fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()>;
 
-    /// Inverse mass matrix 1 / |g| of a single gradient, clamped; 1 where it is not finite.
+    /// Inverse mass matrix 1 / |g| of a single gradient, clamped to [1e-20, 1e20]; 1 where it is zero or not finite.
     fn metric_from_gradient(
         &mut self,
         metric: &Metric,

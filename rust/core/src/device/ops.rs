@@ -142,18 +142,13 @@ pub fn welford(mean: &mut [f64], ss: &mut [f64], value: &[f64], count: u64) {
     }
 }
 
-#[inline(always)]
-fn set_mass(inv_mass: &mut f64, mass_sqrt: &mut f64, new: f64) {
-    let new = new.clamp(INV_MASS_BOUNDS.0, INV_MASS_BOUNDS.1);
-    *inv_mass = new;
-    *mass_sqrt = (1.0 / new).sqrt();
-}
-
-/// inv_mass = 1 / |g|, clamped; 1 where the gradient is not finite. The slices come without padding, which stays zero.
+/// inv_mass = 1 / |g|, clamped; 1 where the gradient says nothing, being zero or not finite. The slices come without
+/// padding, which stays zero.
 pub fn metric_from_gradient(inv_mass: &mut [f64], mass_sqrt: &mut [f64], g: &[f64]) {
     for ((inv_mass, mass_sqrt), g) in inv_mass.iter_mut().zip(mass_sqrt).zip(g) {
-        let new = if g.is_finite() { 1.0 / g.abs().clamp(INV_MASS_BOUNDS.0, INV_MASS_BOUNDS.1) } else { 1.0 };
-        set_mass(inv_mass, mass_sqrt, new);
+        let usable = g.is_finite() && *g != 0.0;
+        *inv_mass = if usable { 1.0 / g.abs().clamp(INV_MASS_BOUNDS.0, INV_MASS_BOUNDS.1) } else { 1.0 };
+        *mass_sqrt = (1.0 / *inv_mass).sqrt();
     }
 }
 
