@@ -130,7 +130,7 @@ def _seed(seed: int | None) -> int:
 
 
 def _starts(model: CompiledModel, density: Density, init: Any, seed: int, chains: int) -> np.ndarray:
-    """Initial points of all chains, of shape (chains, n_dim), each with a finite log density and gradient."""
+    """Return initial points of all chains, of shape (chains, n_dim), each with a finite log density and gradient."""
     if init is None:
         return np.stack([_random_start(model, density, seed, chain) for chain in range(chains)])
     starts = np.array(init, dtype=np.float64)

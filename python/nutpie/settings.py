@@ -69,13 +69,13 @@ def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords
     if isinstance(value, bool) or not isinstance(value, wanted):
         kind = "a whole number" if setting.type is int else "a number"
         raise TypeError(f"{name} must be {kind}, not {value!r}")
-    if not setting.min <= value <= setting.max:
+    if not setting.min <= float(value) <= setting.max:
         raise ValueError(f"{name} must be between {setting.min:g} and {setting.max:g}, not {value!r}")
-    return setting.type(value)
+    return int(value) if setting.type is int else float(value)
 
 
 def document(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Put the declared settings into the signature and the docstring of a function that takes them as ``**settings``."""
+    """Put the declared settings into signature and docstring of a function that takes them as ``**settings``."""
     signature = inspect.signature(function)
     fixed = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     own = [

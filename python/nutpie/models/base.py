@@ -95,7 +95,7 @@ class CompiledModel(ABC):
 
     @abstractmethod
     def density(self) -> Density:
-        """The callback. It must be safe to call from several threads at once."""
+        """Return the callback. It must be safe to call from several threads at once."""
 
     @abstractmethod
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
