@@ -60,7 +60,7 @@ def resolve(given: Mapping[str, Any], *, other_keywords: Iterable[str] = ()) -> 
     return {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
 
 
-def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords: Iterable[str]) -> int | float:
+def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords: Iterable[str]) -> Any:
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *other_keywords], n=1, cutoff=0.0)
         raise TypeError(f"sample() has no keyword {name!r}; did you mean {near[0]!r}?")
@@ -71,7 +71,7 @@ def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords
         raise TypeError(f"{name} must be {kind}, not {value!r}")
     if not setting.min <= float(value) <= setting.max:
         raise ValueError(f"{name} must be between {setting.min:g} and {setting.max:g}, not {value!r}")
-    return int(value) if setting.type is int else float(value)
+    return setting.type(value)
 
 
 def document(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -253,12 +253,12 @@ fn finish_one(
         sum +=
             ops::kick(&mut p.row_mut(leaf.row)[block.clone()], gradient, &inv_mass[block.clone()], leaf.kick);
         for (span, dots) in spans.iter().zip(dots.iter_mut()) {
-            let [a, b] = ops::span(
-                &x.row(span.a)[block.clone()],
-                &p.row(span.a)[block.clone()],
-                &x.row(span.b)[block.clone()],
-                &p.row(span.b)[block.clone()],
-            );
+            let end = |row: usize| ops::End {
+                x: &x.row(row)[block.clone()],
+                p: &p.row(row)[block.clone()],
+                g: &g.row(row)[block.clone()],
+            };
+            let [a, b] = ops::span(end(span.a), end(span.b), &inv_mass[block.clone()], span.half_step);
             dots[0] += a;
             dots[1] += b;
         }

@@ -154,16 +154,19 @@ pub struct Leaf {
 }
 
 /// A piece of a trajectory from point `a` to the later point `b`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
     /// Row of the earlier end.
     pub a: usize,
     /// Row of the later end.
     pub b: usize,
+    /// Half the step size, positive.
+    pub half_step: f64,
 }
 
-/// (x_b - x_a) . p_a and (x_b - x_a) . p_b of a span: the whitened displacement times the whitened momentum at the two
-/// ends, whatever the metric.
+/// D . p_a and D . p_b of a span, the whitened displacement times the whitened momentum at the two ends, whatever the
+/// metric. D = x_b - x_a + M^-1 (h (p_a + p_b) + h^2 (g_b - g_a)), h half the step size, is the displacement between the
+/// middles of the two steps that lie beyond the ends.
 pub type Dots = [f64; 2];
 
 /// Arrays and the phases of the algorithms over them.

@@ -71,14 +71,24 @@ impl Loop for Kick<'_> {
     }
 }
 
-/// (x_b - x_a) . p_a and (x_b - x_a) . p_b.
-pub fn span(x_a: &[f64], p_a: &[f64], x_b: &[f64], p_b: &[f64]) -> [f64; 2] {
-    simd::run(Span { a: (x_a, p_a), b: (x_b, p_b) })
+/// One end of a span: position, momentum, gradient.
+#[derive(Clone, Copy)]
+pub struct End<'a> {
+    pub x: &'a [f64],
+    pub p: &'a [f64],
+    pub g: &'a [f64],
+}
+
+/// D . p_a and D . p_b with D = x_b - x_a + inv_mass (h (p_a + p_b) + h^2 (g_b - g_a)).
+pub fn span(a: End, b: End, inv_mass: &[f64], half_step: f64) -> [f64; 2] {
+    simd::run(Span { a, b, inv_mass, half_step })
 }
 
 struct Span<'a> {
-    a: (&'a [f64], &'a [f64]),
-    b: (&'a [f64], &'a [f64]),
+    a: End<'a>,
+    b: End<'a>,
+    inv_mass: &'a [f64],
+    half_step: f64,
 }
 
 impl Loop for Span<'_> {
@@ -86,13 +96,16 @@ impl Loop for Span<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> [f64; 2] {
+        let h = V::splat(self.half_step);
         let (mut at_a, mut at_b) = (V::splat(0.0), V::splat(0.0));
-        let a = lanes(self.a.0).iter().zip(lanes(self.a.1));
-        let b = lanes(self.b.0).iter().zip(lanes(self.b.1));
-        for ((x_a, p_a), (x_b, p_b)) in a.zip(b) {
-            let d = V::load(x_b).sub(V::load(x_a));
-            at_a = at_a.add(d.mul(V::load(p_a)));
-            at_b = at_b.add(d.mul(V::load(p_b)));
+        let a = lanes(self.a.x).iter().zip(lanes(self.a.p)).zip(lanes(self.a.g));
+        let b = lanes(self.b.x).iter().zip(lanes(self.b.p)).zip(lanes(self.b.g));
+        for ((((x_a, p_a), g_a), ((x_b, p_b), g_b)), inv_mass) in a.zip(b).zip(lanes(self.inv_mass)) {
+            let (p_a, p_b) = (V::load(p_a), V::load(p_b));
+            let beyond = p_a.add(p_b).add(h.mul(V::load(g_b).sub(V::load(g_a))));
+            let d = V::load(x_b).sub(V::load(x_a)).add(h.mul(V::load(inv_mass)).mul(beyond));
+            at_a = at_a.add(d.mul(p_a));
+            at_b = at_b.add(d.mul(p_b));
         }
         [at_a.sum(), at_b.sum()]
     }

@@ -1,8 +1,11 @@
 //! The no-U-turn sampler (Hoffman and Gelman 2014) with multinomial selection (Betancourt 2017).
 //!
 //! A point of the trajectory has weight exp(E_0 - E), E = p M^-1 p / 2 - log pi(x). A span from a to b is a U-turn when
-//! (x_b - x_a) . p_a <= 0 or (x_b - x_a) . p_b <= 0. Against the criterion of summed momenta that gives equal results and
-//! reads two vectors instead of four.
+//! D . p_a <= 0 or D . p_b <= 0, where D is the displacement between the middles of the two steps that lie beyond the ends.
+//! For leapfrog steps of size e, D / e is exactly M^-1 times the sum of the momenta of the span, ends included, so this is
+//! the criterion of Betancourt (2017, A.4.2) without its running sums. The displacement x_b - x_a itself reads less, but
+//! ends trajectories earlier: on the correlated Gaussian W1 of the benchmarks it had half the minimum ESS per gradient, on
+//! others the same.
 
 use serde::{Deserialize, Serialize};
 
@@ -238,7 +241,9 @@ impl Nuts {
         let sign = if leaf.forward { 1.0 } else { -1.0 };
         self.points[leaf.to].index = self.points[leaf.from].index + if leaf.forward { 1 } else { -1 };
         let request = Request { metric, from: row + leaf.from, to: row + leaf.to, step: sign * self.step };
-        batch.push(request, self.tree.pairs().iter().map(|(a, b)| Span { a: row + a, b: row + b }));
+        let half_step = 0.5 * self.step;
+        let span = |(a, b): &(Slot, Slot)| Span { a: row + a, b: row + b, half_step };
+        batch.push(request, self.tree.pairs().iter().map(span));
     }
 
     /// Take in the step that was asked for. True when the transition is complete.
