@@ -205,7 +205,8 @@ impl Chain {
             Task::Search(search) => {
                 let to = self.row + usize::from(self.current == 0);
                 let (from, step) = (self.current_row(), search.signed_step());
-                batch.push(Request { metric: self.index, from, to, step }, std::iter::empty());
+                let request = Request { metric: self.index, from, to, step, begun: false, onward: None };
+                batch.push(request, std::iter::empty());
                 true
             }
             Task::Transition => {

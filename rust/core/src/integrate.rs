@@ -17,6 +17,10 @@ pub struct Request {
     pub to: usize,
     /// Step size, negative to go back in time.
     pub step: f64,
+    /// Whether the step before has taken the first half of this one.
+    pub begun: bool,
+    /// Row of the point after the new one, if the trajectory goes on from there by the same step unless it ends.
+    pub onward: Option<usize>,
 }
 
 /// What a leapfrog step found.
@@ -60,22 +64,25 @@ impl Batch {
 
     /// Add a step, and the spans to be measured when it is done.
     pub fn push(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
-        let Request { metric, from, to, step } = request;
+        let Request { metric, from, to, step, begun, onward } = request;
         let before = self.spans.len();
         self.spans.extend(spans);
-        self.steps.push(Step { metric, from, to, kick: 0.5 * step, drift: step });
-        self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, spans: self.spans.len() - before });
+        if !begun {
+            self.steps.push(Step { metric, from, to, kick: 0.5 * step, drift: step });
+        }
+        let (onward, spans) = (onward.map(|to| (to, step)), self.spans.len() - before);
+        self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, onward, spans });
         self.rows.push(to);
     }
 
     /// Number of steps, which is the number of gradients that [`Batch::run`] takes.
     pub fn len(&self) -> usize {
-        self.steps.len()
+        self.leaves.len()
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.leaves.is_empty()
     }
 
     /// Take the steps.

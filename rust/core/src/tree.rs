@@ -37,6 +37,10 @@ pub struct Leaf {
     pub to: Slot,
     /// Whether the step goes forward in time.
     pub forward: bool,
+    /// Whether the leaf before announced this one.
+    pub expected: bool,
+    /// Where the leaf after this one goes, if it is sure to go on from here unless the trajectory ends.
+    pub onward: Option<Slot>,
 }
 
 /// Why a trajectory ended.
@@ -90,8 +94,8 @@ pub struct Tree {
 
 /// Number of slots that trajectories of a depth need.
 pub fn slots(max_depth: u32) -> usize {
-    // Three for the whole, three for each pending piece, one for the leaf under way.
-    3 * (max_depth as usize + 1) + 1
+    // Three for the whole, three for each pending piece, one for the leaf under way and one for the leaf after it.
+    3 * (max_depth as usize + 1) + 2
 }
 
 /// The largest depth for which the slots fit the set in which they are counted.
@@ -107,7 +111,7 @@ impl Tree {
             pending: Vec::with_capacity(max_depth as usize + 1),
             forward: true,
             leaves: 0,
-            current: Leaf { from: 0, to: 0, forward: true },
+            current: Leaf { from: 0, to: 0, forward: true, expected: false, onward: None },
             pairs: Vec::with_capacity(3 * (max_depth as usize + 2)),
             whole_turned: false,
             end: None,
@@ -145,20 +149,24 @@ impl Tree {
         self.whole.depth
     }
 
-    fn free_slot(&self) -> Slot {
+    /// A slot that holds nothing of use and is not among the `taken`.
+    fn free_slot(&self, taken: u128) -> Slot {
         let used = self
             .pending
             .iter()
             .chain([&self.whole])
-            .fold(0u128, |used, node| used | 1 << node.first | 1 << node.last | 1 << node.proposal);
+            .fold(taken, |used, node| used | 1 << node.first | 1 << node.last | 1 << node.proposal);
         used.trailing_ones() as Slot
     }
 
     /// The next leaf. [`Tree::pairs`] then names the pairs to be checked.
     pub fn next_leaf(&mut self) -> Leaf {
-        let edge = if self.forward { self.whole.last } else { self.whole.first };
-        let from = if self.leaves == 0 { edge } else { self.current.to };
-        self.current = Leaf { from, to: self.free_slot(), forward: self.forward };
+        let expected = if self.leaves == 0 { None } else { self.current.onward };
+        let from = if self.leaves == 0 { self.whole_ends().1 } else { self.current.to };
+        let to = expected.unwrap_or_else(|| self.free_slot(0));
+        let goes_on = self.leaves + 1 < 1 << self.whole.depth;
+        let onward = goes_on.then(|| self.free_slot(1 << to));
+        self.current = Leaf { from, to, forward: self.forward, expected: expected.is_some(), onward };
         self.list_pairs();
         self.current
     }
@@ -332,11 +340,20 @@ mod tests {
         let mut place: HashMap<Slot, i64> = HashMap::from([(0, start)]);
         let origin = (land.log_weight)(start);
         tree.start(0, script);
+        let mut announced = None;
         while tree.end().is_none() {
             let leaf = tree.next_leaf();
             assert!(leaf.to < slots(tree.max_depth), "slot {} of {}", leaf.to, slots(tree.max_depth));
             assert_ne!(leaf.from, leaf.to);
             let at = place[&leaf.from] + if leaf.forward { 1 } else { -1 };
+            if let Some(onward) = leaf.onward {
+                assert!(onward < slots(tree.max_depth) && onward != leaf.to && onward != leaf.from);
+            }
+            assert!(
+                !leaf.expected || announced == Some((leaf.from, leaf.to)),
+                "a leaf goes where it was announced"
+            );
+            announced = leaf.onward.map(|onward| (leaf.to, onward));
             place.insert(leaf.to, at);
             let weight = (land.log_weight)(at) - origin;
             if weight == f64::NEG_INFINITY {

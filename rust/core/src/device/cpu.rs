@@ -71,14 +71,20 @@ impl Array {
 
     /// A row to read and another to write, with padding.
     fn pair(&mut self, read: usize, write: usize) -> (&[f64], &mut [f64]) {
-        assert_ne!(read, write, "a row cannot be read and written at once");
-        let (a, b, length) = (self.start(read), self.start(write), self.padded);
+        let (read, write) = self.pair_mut(read, write);
+        (read, write)
+    }
+
+    /// Two rows to write, with padding.
+    fn pair_mut(&mut self, first: usize, second: usize) -> (&mut [f64], &mut [f64]) {
+        assert_ne!(first, second, "a row cannot be used twice");
+        let (a, b, length) = (self.start(first), self.start(second), self.padded);
         if a < b {
             let (low, high) = self.storage.split_at_mut(b);
-            (&low[a..a + length], &mut high[..length])
+            (&mut low[a..a + length], &mut high[..length])
         } else {
             let (low, high) = self.storage.split_at_mut(a);
-            (&high[..length], &mut low[b..b + length])
+            (&mut high[..length], &mut low[b..b + length])
         }
     }
 }
@@ -237,8 +243,9 @@ impl Device for Cpu {
     }
 }
 
+/// One leaf, block by block; returns p M^-1 p.
 fn finish_one(
-    x: &Array,
+    x: &mut Array,
     p: &mut Array,
     g: &Array,
     inv_mass: &[f64],
@@ -249,16 +256,31 @@ fn finish_one(
     let mut sum = 0.0;
     for start in (0..x.padded).step_by(BLOCK) {
         let block = start..(start + BLOCK).min(x.padded);
-        let gradient = &g.row(leaf.row)[block.clone()];
-        sum +=
-            ops::kick(&mut p.row_mut(leaf.row)[block.clone()], gradient, &inv_mass[block.clone()], leaf.kick);
+        let (gradient, inv_mass) = (&g.row(leaf.row)[block.clone()], &inv_mass[block.clone()]);
+        sum += match leaf.onward {
+            None => ops::kick(&mut p.row_mut(leaf.row)[block.clone()], gradient, inv_mass, leaf.kick),
+            Some((to, drift)) => {
+                let (x, x_new) = x.pair(leaf.row, to);
+                let (p, p_new) = p.pair_mut(leaf.row, to);
+                ops::kick_on(ops::KickOn {
+                    x: &x[block.clone()],
+                    p: &mut p[block.clone()],
+                    g: gradient,
+                    inv_mass,
+                    kick: leaf.kick,
+                    drift,
+                    x_new: &mut x_new[block.clone()],
+                    p_new: &mut p_new[block.clone()],
+                })
+            }
+        };
         for (span, dots) in spans.iter().zip(dots.iter_mut()) {
             let end = |row: usize| ops::End {
                 x: &x.row(row)[block.clone()],
                 p: &p.row(row)[block.clone()],
                 g: &g.row(row)[block.clone()],
             };
-            let [a, b] = ops::span(end(span.a), end(span.b), &inv_mass[block.clone()], span.half_step);
+            let [a, b] = ops::span(end(span.a), end(span.b), inv_mass, span.half_step);
             dots[0] += a;
             dots[1] += b;
         }

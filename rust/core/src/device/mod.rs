@@ -140,7 +140,9 @@ pub struct Step {
     pub drift: f64,
 }
 
-/// p <- p + kick g, at a point whose gradient has just been computed.
+/// p <- p + kick g, at a point whose gradient has just been computed. If the trajectory is sure to go `onward` unless it
+/// ends here, the first half of that step, with the same kick, is taken in the same pass: p' <- p + kick g,
+/// x' <- x + drift M^-1 p'.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaf {
     /// Row of the metric.
@@ -149,6 +151,8 @@ pub struct Leaf {
     pub row: usize,
     /// Multiple of the gradient.
     pub kick: f64,
+    /// Where the next step goes, and its multiple of the velocity.
+    pub onward: Option<(usize, f64)>,
     /// How many of the spans of the call belong to this leaf; each of them has this leaf or older points as ends.
     pub spans: usize,
 }

@@ -10,14 +10,14 @@ use super::simd::{self, LANES, Loop, Vector};
 /// Smallest and largest entry that an inverse mass matrix may have.
 const INV_MASS_BOUNDS: (f64, f64) = (1e-20, 1e20);
 
-fn lanes(slice: &[f64]) -> &[[f64; LANES]] {
-    debug_assert!(slice.len().is_multiple_of(LANES), "a row without its padding");
-    slice.as_chunks().0
+/// The first `n` vectors of a row.
+fn lanes(slice: &[f64], n: usize) -> &[[f64; LANES]] {
+    &slice.as_chunks().0[..n]
 }
 
-fn lanes_mut(slice: &mut [f64]) -> &mut [[f64; LANES]] {
-    debug_assert!(slice.len().is_multiple_of(LANES), "a row without its padding");
-    slice.as_chunks_mut().0
+/// The first `n` vectors of a row.
+fn lanes_mut(slice: &mut [f64], n: usize) -> &mut [[f64; LANES]] {
+    &mut slice.as_chunks_mut().0[..n]
 }
 
 /// p' = p + kick g, x' = x + drift inv_mass p'.
@@ -60,12 +60,55 @@ impl Loop for Kick<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> f64 {
+        let n = self.p.len() / LANES;
+        let (p, g, inv_mass) = (lanes_mut(self.p, n), lanes(self.g, n), lanes(self.inv_mass, n));
         let kick = V::splat(self.kick);
         let mut sum = V::splat(0.0);
-        for ((p, g), inv_mass) in lanes_mut(self.p).iter_mut().zip(lanes(self.g)).zip(lanes(self.inv_mass)) {
-            let new = V::load(p).add(kick.mul(V::load(g)));
-            new.store(p);
-            sum = sum.add(V::load(inv_mass).mul(new).mul(new));
+        for i in 0..n {
+            let new = V::load(&p[i]).add(kick.mul(V::load(&g[i])));
+            new.store(&mut p[i]);
+            sum = sum.add(V::load(&inv_mass[i]).mul(new).mul(new));
+        }
+        sum.sum()
+    }
+}
+
+/// [`kick`], followed by [`kick_drift`] to the next point while all is still in registers.
+pub struct KickOn<'a> {
+    pub x: &'a [f64],
+    pub p: &'a mut [f64],
+    pub g: &'a [f64],
+    pub inv_mass: &'a [f64],
+    pub kick: f64,
+    pub drift: f64,
+    pub x_new: &'a mut [f64],
+    pub p_new: &'a mut [f64],
+}
+
+/// Run a [`KickOn`]; returns sum of inv_mass p^2.
+pub fn kick_on(work: KickOn) -> f64 {
+    simd::run(work)
+}
+
+impl Loop for KickOn<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let n = self.p.len() / LANES;
+        let (x, p, g) = (lanes(self.x, n), lanes_mut(self.p, n), lanes(self.g, n));
+        let inv_mass = lanes(self.inv_mass, n);
+        let (x_new, p_new) = (lanes_mut(self.x_new, n), lanes_mut(self.p_new, n));
+        let (kick, drift) = (V::splat(self.kick), V::splat(self.drift));
+        let mut sum = V::splat(0.0);
+        for i in 0..n {
+            let (force, mass) = (kick.mul(V::load(&g[i])), V::load(&inv_mass[i]));
+            let here = V::load(&p[i]).add(force);
+            here.store(&mut p[i]);
+            sum = sum.add(mass.mul(here).mul(here));
+            let half = here.add(force);
+            half.store(&mut p_new[i]);
+            V::load(&x[i]).add(drift.mul(mass.mul(half))).store(&mut x_new[i]);
         }
         sum.sum()
     }
@@ -96,14 +139,16 @@ impl Loop for Span<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> [f64; 2] {
+        let n = self.inv_mass.len() / LANES;
+        let (x_a, p_a, g_a) = (lanes(self.a.x, n), lanes(self.a.p, n), lanes(self.a.g, n));
+        let (x_b, p_b, g_b) = (lanes(self.b.x, n), lanes(self.b.p, n), lanes(self.b.g, n));
+        let inv_mass = lanes(self.inv_mass, n);
         let h = V::splat(self.half_step);
         let (mut at_a, mut at_b) = (V::splat(0.0), V::splat(0.0));
-        let a = lanes(self.a.x).iter().zip(lanes(self.a.p)).zip(lanes(self.a.g));
-        let b = lanes(self.b.x).iter().zip(lanes(self.b.p)).zip(lanes(self.b.g));
-        for ((((x_a, p_a), g_a), ((x_b, p_b), g_b)), inv_mass) in a.zip(b).zip(lanes(self.inv_mass)) {
-            let (p_a, p_b) = (V::load(p_a), V::load(p_b));
-            let beyond = p_a.add(p_b).add(h.mul(V::load(g_b).sub(V::load(g_a))));
-            let d = V::load(x_b).sub(V::load(x_a)).add(h.mul(V::load(inv_mass)).mul(beyond));
+        for i in 0..n {
+            let (p_a, p_b) = (V::load(&p_a[i]), V::load(&p_b[i]));
+            let beyond = p_a.add(p_b).add(h.mul(V::load(&g_b[i]).sub(V::load(&g_a[i]))));
+            let d = V::load(&x_b[i]).sub(V::load(&x_a[i])).add(h.mul(V::load(&inv_mass[i])).mul(beyond));
             at_a = at_a.add(d.mul(p_a));
             at_b = at_b.add(d.mul(p_b));
         }
@@ -126,11 +171,13 @@ impl Loop for ScaleNormal<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> f64 {
+        let n = self.p.len() / LANES;
+        let (p, mass_sqrt) = (lanes_mut(self.p, n), lanes(self.mass_sqrt, n));
         let mut sum = V::splat(0.0);
-        for (p, mass_sqrt) in lanes_mut(self.p).iter_mut().zip(lanes(self.mass_sqrt)) {
-            let z = V::load(p);
+        for i in 0..n {
+            let z = V::load(&p[i]);
             sum = sum.add(z.mul(z));
-            z.mul(V::load(mass_sqrt)).store(p);
+            z.mul(V::load(&mass_sqrt[i])).store(&mut p[i]);
         }
         sum.sum()
     }

@@ -240,7 +240,14 @@ impl Nuts {
         self.to = leaf.to;
         let sign = if leaf.forward { 1.0 } else { -1.0 };
         self.points[leaf.to].index = self.points[leaf.from].index + if leaf.forward { 1 } else { -1 };
-        let request = Request { metric, from: row + leaf.from, to: row + leaf.to, step: sign * self.step };
+        let request = Request {
+            metric,
+            from: row + leaf.from,
+            to: row + leaf.to,
+            step: sign * self.step,
+            begun: leaf.expected,
+            onward: leaf.onward.map(|slot| row + slot),
+        };
         let half_step = 0.5 * self.step;
         let span = |(a, b): &(Slot, Slot)| Span { a: row + a, b: row + b, half_step };
         batch.push(request, self.tree.pairs().iter().map(span));

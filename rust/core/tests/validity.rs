@@ -1,0 +1,705 @@
+//! Whether the sampler draws from the right distribution: every answer here is exact, by algebra or quadrature, and every
+//! seed is fixed, so that a test passes or fails for good.
+//!
+//! - Averages over the draws of many seeds against exact expectations, after the default warm-up.
+//! - Transitions from exact draws of the target, with fixed step size and metric: the result has the target's
+//!   distribution again, after any number of transitions, with no warm-up and no autocorrelation to allow for.
+//! - Simulation-based calibration.
+//! - Trajectories replayed by a second leapfrog integrator, and what a draw reports against what it is.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+#[path = "common/validity_harness.rs"]
+mod harness;
+#[path = "common/validity_reference.rs"]
+mod reference;
+#[path = "common/validity_targets.rs"]
+mod targets;
+
+use harness::{
+    Draw, Functional, Kernel, Marginal, SEEDS, check, check_uniform, finish, new_block, positions, product,
+    uniforms,
+};
+use nutpie_core::density::HostDensity;
+use nutpie_core::device::{Cpu, Device, Metric, Moments, Phase, Row, Sample};
+use nutpie_core::rng::{Key, Purpose, fill_normal};
+use nutpie_core::settings::Settings;
+use reference::{Line, Mixture, groups, nodes, normal_cdf, normal_quantiles, normalise, quantiles};
+use targets::{Autoregressive, Conjugate, EightSchools, Exponential, Logistic, Radon, Regression, Student};
+
+/// Compare two chains of the default sampler for each seed.
+fn check_default<D: HostDensity + Clone + 'static>(
+    name: &str,
+    density: &D,
+    functionals: &[Functional],
+    draws: u64,
+) {
+    check(name, functionals, |seed| {
+        let settings = Settings { seed, tune: 300, draws, ..Settings::default() };
+        (0..2).flat_map(|chain| positions(density, &settings, chain)).collect()
+    });
+}
+
+fn gaussian(dim: usize, rho: f64) -> Autoregressive {
+    Autoregressive {
+        mean: (0..dim).map(|i| i as f64 - 3.0).collect(),
+        sd: (0..dim).map(|i| [1.0, 0.1, 10.0, 3.0][i % 4]).collect(),
+        rho,
+    }
+}
+
+fn all_marginals(marginals: &[Marginal]) -> Vec<Functional> {
+    marginals.iter().flat_map(Marginal::functionals).collect()
+}
+
+// -------------------------------------------------------------------------------------------- exact expectations
+
+fn gaussian_functionals() -> Vec<Functional> {
+    // A condition number of 81, before the scales.
+    let target = gaussian(10, 0.8);
+    let marginal = |name, of: fn(&[f64]) -> f64, weights: [f64; 10]| {
+        let mean = of(&target.mean);
+        let variance: f64 = (0..10)
+            .flat_map(|i| (0..10).map(move |j| (i, j)))
+            .map(|(i, j)| weights[i] * weights[j] * target.covariance(i, j))
+            .sum();
+        Marginal { name, of, mean, variance, below: normal_quantiles(mean, variance.sqrt()) }
+    };
+    let mut out = all_marginals(&[
+        marginal("x0", |x| x[0], std::array::from_fn(|i| f64::from(u8::from(i == 0)))),
+        marginal("x5", |x| x[5], std::array::from_fn(|i| f64::from(u8::from(i == 5)))),
+        // Along and across the correlation: x4 and x8 have the scale of x0.
+        marginal(
+            "x0 + x4 + x8",
+            |x| x[0] + x[4] + x[8],
+            std::array::from_fn(|i| f64::from(u8::from(i % 4 == 0))),
+        ),
+        marginal("sum", |x| x.iter().sum(), [1.0; 10]),
+        marginal(
+            "x0 - 10 x1",
+            |x| x[0] - 10.0 * x[1],
+            std::array::from_fn(|i| [1.0, -10.0].get(i).copied().unwrap_or(0.0)),
+        ),
+    ]);
+    for (name, i, j) in [("covariance of x0, x1", 0, 1), ("of x2, x3", 2, 3), ("of x1, x9", 1, 9)] {
+        let (mean_i, mean_j) = (target.mean[i], target.mean[j]);
+        out.push(product(name, move |x| x[i] - mean_i, move |x| x[j] - mean_j, target.covariance(i, j)));
+    }
+    out
+}
+
+#[test]
+fn correlated_gaussian() {
+    check_default("gaussian", &gaussian(10, 0.8), &gaussian_functionals(), 1000);
+}
+
+#[test]
+fn correlated_gaussian_with_a_fixed_metric() {
+    // A metric that fits badly and long steps, so that energy errors are large and selection and rejection matter.
+    let target = gaussian(10, 0.8);
+    let inv_mass = target.sd.iter().enumerate().map(|(i, s)| s * s * [0.5, 2.0][i % 2]).collect::<Vec<_>>();
+    for (step, max_depth) in [(0.5, 10), (0.6, 10), (0.5, 3)] {
+        let name = format!("gaussian, step {step}, depth {max_depth}");
+        check(&name, &gaussian_functionals(), |seed| {
+            let kernel = Kernel { seed, inv_mass: inv_mass.clone(), step, max_depth };
+            let starts: Vec<Vec<f64>> = (0..2).map(|chain| target.point(normals(seed, chain, 10))).collect();
+            finish(&mut kernel.block(&target, &starts, 1500), 10).into_iter().map(|d| d.x).collect()
+        });
+    }
+}
+
+#[test]
+fn student() {
+    // Fourth moments exist, so averages of squares have a finite variance.
+    let freedom = 8.0;
+    let log_density = |x: f64| -0.5 * (freedom + 1.0) * (1.0 + x * x / freedom).ln();
+    // x = sinh u: the tails vanish doubly exponentially.
+    let u = nodes(-6.0, 6.0, 4001);
+    let weights = normalise(&u.iter().map(|u| log_density(u.sinh()) + u.cosh().ln()).collect::<Vec<_>>());
+    let line = Line { nodes: u, weights };
+    assert!((line.variance(f64::sinh) - freedom / (freedom - 2.0)).abs() < 1e-6);
+    let below: Vec<(f64, f64)> = line.below().into_iter().map(|(u, p)| (u.sinh(), p)).collect();
+    let marginal = |name, of| Marginal { name, of, mean: 0.0, variance: 4.0 / 3.0, below: below.clone() };
+    let mut functionals = all_marginals(&[marginal("x0", |x| x[0]), marginal("x3", |x| x[3])]);
+    functionals.push(product("x0 x1", |x| x[0], |x| x[1], 0.0));
+    // Independence beyond correlation: E[x0^2 x1^2] = (4/3)^2.
+    functionals.push(product("x0^2 x1^2", |x| x[0] * x[0], |x| x[1] * x[1], 16.0 / 9.0));
+    check_default("student", &Student { dim: 4, freedom }, &functionals, 2000);
+}
+
+#[test]
+fn half_bounded_density_with_errors_outside() {
+    // Trajectories run into the bound all the time; the draws must not care.
+    let below: Vec<(f64, f64)> = [0.05, 0.25, 0.5, 0.75, 0.95].map(|p: f64| (-(1.0 - p).ln(), p)).into();
+    let marginal = |name, of| Marginal { name, of, mean: 1.0, variance: 1.0, below: below.clone() };
+    let mut functionals = all_marginals(&[marginal("x0", |x| x[0]), marginal("x1", |x| x[1])]);
+    functionals.push(product("covariance of x0, x1", |x| x[0] - 1.0, |x| x[1] - 1.0, 0.0));
+    check_default("exponential", &Exponential { dim: 2 }, &functionals, 5000);
+}
+
+#[test]
+fn logistic_regression() {
+    let rows: Vec<[f64; 3]> =
+        (0..30).map(|i| [1.0, (1.7 * f64::from(i)).sin(), 0.1 * f64::from(i) - 1.5]).collect();
+    let outcome = (0..30).map(|i| (2.3 * f64::from(i)).cos() + 0.05 * f64::from(i) > 0.6).collect();
+    let target = Regression { rows, outcome, prior_sd: 2.0 };
+    // A coarse grid finds the place, a fine one the answer.
+    let mut axes = vec![nodes(-8.0, 8.0, 33); 3];
+    let mut lines = Vec::new();
+    for (points, reach) in [(45, 5.5), (71, 6.5), (1, 0.0)] {
+        let mut log_density = Vec::new();
+        for &a in &axes[0] {
+            for &b in &axes[1] {
+                log_density.extend(axes[2].iter().map(|&c| target.logp(&[a, b, c])));
+            }
+        }
+        let weights = normalise(&log_density);
+        let n = axes[0].len();
+        lines = (0..3)
+            .map(|axis| {
+                let mut line = Line { nodes: axes[axis].clone(), weights: vec![0.0; n] };
+                for (i, w) in weights.iter().enumerate() {
+                    line.weights[i / n.pow(2 - axis as u32) % n] += w;
+                }
+                line
+            })
+            .collect::<Vec<_>>();
+        axes = lines
+            .iter()
+            .map(|line| {
+                let (mean, sd) = (line.mean(|x| x), line.variance(|x| x).sqrt());
+                nodes(mean - reach * sd, mean + reach * sd, points)
+            })
+            .collect();
+    }
+    let coefficient: [fn(&[f64]) -> f64; 3] = [|x| x[0], |x| x[1], |x| x[2]];
+    let marginals: Vec<Marginal> = lines
+        .iter()
+        .zip(["b0", "b1", "b2"])
+        .zip(coefficient)
+        .map(|((line, name), of)| Marginal {
+            name,
+            of,
+            mean: line.mean(|x| x),
+            variance: line.variance(|x| x),
+            below: line.below(),
+        })
+        .collect();
+    check_default("logistic regression", &target, &all_marginals(&marginals), 1000);
+}
+
+#[test]
+fn eight_schools() {
+    let log_tau = nodes(-14.0, 7.0, 2101);
+    let at = |l: &f64| groups(&EightSchools::Y, &EightSchools::SE, l.exp(), EightSchools::MU_SD);
+    let conditional: Vec<_> = log_tau.iter().map(at).collect();
+    let prior = log_tau.iter().map(|l| EightSchools::log_tau_prior(*l).0);
+    let weights =
+        normalise(&prior.zip(&conditional).map(|(prior, c)| prior + c.log_evidence).collect::<Vec<_>>());
+    let parts = || weights.iter().zip(&conditional);
+    let mu = Mixture(parts().map(|(w, c)| (*w, c.mu.0, c.mu.1)).collect());
+    let theta_0 = Mixture(parts().map(|(w, c)| (*w, c.theta_0.0, c.theta_0.1)).collect());
+    let line = Line { nodes: log_tau, weights: weights.clone() };
+    let below: Vec<(f64, f64)> = line.below().into_iter().map(|(l, p)| (l.exp(), p)).collect();
+    let of_tau: fn(&[f64]) -> f64 = |x| x[1].exp();
+    let functionals = all_marginals(&[
+        mixture("mu", |x| x[0], &mu),
+        mixture("theta0", |x| x[0] + x[1].exp() * x[2], &theta_0),
+        Marginal {
+            name: "tau",
+            of: of_tau,
+            mean: line.mean(f64::exp),
+            variance: line.variance(f64::exp),
+            below,
+        },
+        Marginal {
+            name: "log tau",
+            of: |x| x[1],
+            mean: line.mean(|l| l),
+            variance: line.variance(|l| l),
+            below: Vec::new(),
+        },
+    ]);
+    check_default("eight schools", &EightSchools, &functionals, 2000);
+}
+
+fn mixture(name: &'static str, of: fn(&[f64]) -> f64, mixture: &Mixture) -> Marginal {
+    Marginal { name, of, mean: mixture.mean(), variance: mixture.variance(), below: mixture.below() }
+}
+
+#[test]
+fn hierarchical_intercepts() {
+    let target = Radon::new(20);
+    let (log_a, log_y) = (nodes(-6.0, 2.0, 401), nodes(-1.2, 0.8, 201));
+    let total: f64 = target.size.iter().sum();
+    let mut log_density = Vec::new();
+    let mut conditional = Vec::new();
+    for &a in &log_a {
+        for &y in &log_y {
+            let se: Vec<f64> = target.size.iter().map(|n| y.exp() / n.sqrt()).collect();
+            let c = groups(&target.y, &se, a.exp(), Radon::MU_SD);
+            // What the deviations inside the groups say.
+            let inside = -(total - se.len() as f64) * y - 0.5 * target.within * (-2.0 * y).exp();
+            let prior = Radon::log_scale_prior(a).0 + Radon::log_scale_prior(y).0;
+            log_density.push(prior + inside + c.log_evidence);
+            conditional.push(c);
+        }
+    }
+    let weights = normalise(&log_density);
+    let line_a = Line {
+        nodes: log_a.clone(),
+        weights: weights.chunks(log_y.len()).map(|row| row.iter().sum()).collect(),
+    };
+    let line_y = Line {
+        weights: (0..log_y.len()).map(|j| weights.iter().skip(j).step_by(log_y.len()).sum()).collect(),
+        nodes: log_y,
+    };
+    // Nearly all of the grid has no weight worth a term.
+    let parts = || weights.iter().zip(&conditional).filter(|(w, _)| **w > 1e-12);
+    let mu = Mixture(parts().map(|(w, c)| (*w, c.mu.0, c.mu.1)).collect());
+    let alpha_0 = Mixture(parts().map(|(w, c)| (*w, c.theta_0.0, c.theta_0.1)).collect());
+    let line = |name, of, line: &Line| Marginal {
+        name,
+        of,
+        mean: line.mean(|l| l),
+        variance: line.variance(|l| l),
+        below: line.below(),
+    };
+    let functionals = all_marginals(&[
+        mixture("mu", |x| x[0], &mu),
+        mixture("alpha0", |x| x[3], &alpha_0),
+        line("log sigma_alpha", |x| x[1], &line_a),
+        line("log sigma_y", |x| x[2], &line_y),
+    ]);
+    check_default("hierarchical intercepts", &target, &functionals, 1000);
+}
+
+// -------------------------------------------------------------------------------------- transitions from exact draws
+
+/// Bins of the histograms of probability integral transforms.
+const BINS: usize = 20;
+
+fn normals(seed: u64, chain: u64, n: usize) -> Vec<f64> {
+    let mut out = vec![0.0; n];
+    let key = Key { seed: seed + 1_000_000, chain: chain as u32, draw: 0 };
+    fill_normal(key, Purpose::Momentum, &mut out);
+    out
+}
+
+/// Where chains that start in exact draws of the target are after a few transitions.
+fn moved<D: HostDensity + Clone + 'static>(
+    density: &D,
+    kernel: &Kernel,
+    exact: impl Fn(u64) -> Vec<f64>,
+    chains: u64,
+) -> Vec<Vec<f64>> {
+    const TRANSITIONS: u64 = 3;
+    const BLOCK: u64 = 500;
+    let mut out = Vec::new();
+    for block in 0..chains / BLOCK {
+        let kernel = Kernel { seed: kernel.seed + block, ..kernel.clone() };
+        let starts: Vec<Vec<f64>> = (0..BLOCK).map(|i| exact(block * BLOCK + i)).collect();
+        let draws = finish(&mut kernel.block(density, &starts, TRANSITIONS), density.dim());
+        let mut last = starts;
+        draws.into_iter().for_each(|d| last[d.chain as usize] = d.x);
+        out.extend(last);
+    }
+    out
+}
+
+fn check_transforms(what: &str, draws: &[Vec<f64>], transforms: &[(&str, &dyn Fn(&[f64]) -> f64)]) {
+    for (name, transform) in transforms {
+        let bin = |x: &Vec<f64>| ((BINS as f64 * transform(x)) as usize).min(BINS - 1);
+        check_uniform(&format!("{what}: {name}"), BINS, draws.iter().map(bin));
+    }
+}
+
+#[test]
+fn transitions_keep_a_gaussian() {
+    let target = gaussian(4, 0.6);
+    let inv_mass: Vec<f64> = target.sd.iter().zip([2.0, 1.0, 0.4, 1.0]).map(|(s, f)| s * s * f).collect();
+    for (step, max_depth) in [(0.3, 10), (0.8, 10), (1.1, 10), (0.7, 1), (0.4, 2)] {
+        let kernel = Kernel { seed: 5, inv_mass: inv_mass.clone(), step, max_depth };
+        let draws = moved(&target, &kernel, |i| target.point(normals(0, i, 4)), 40_000);
+        let z = |x: &[f64]| target.whiten(x);
+        check_transforms(
+            &format!("gaussian, step {step}, depth {max_depth}"),
+            &draws,
+            &[
+                ("x0", &|x| normal_cdf(z(x)[0])),
+                ("x3", &|x| normal_cdf((x[3] - target.mean[3]) / target.sd[3])),
+                ("|z1|", &|x| 2.0 * normal_cdf(z(x)[1].abs()) - 1.0),
+                // Chi-square with four degrees of freedom: the level of the log density.
+                ("level", &|x| {
+                    let half = 0.5 * z(x).iter().map(|z| z * z).sum::<f64>();
+                    1.0 - (-half).exp() * (1.0 + half)
+                }),
+                ("z0 - z1", &|x| normal_cdf((z(x)[0] - z(x)[1]) / 2f64.sqrt())),
+            ],
+        );
+    }
+}
+
+#[test]
+fn transitions_keep_a_logistic_distribution() {
+    let scale = vec![1.0, 0.2, 5.0];
+    let target = Logistic { scale: scale.clone() };
+    let exact = |i: u64| {
+        let mut random = uniforms(3, i);
+        let mut quantile = || {
+            let u: f64 = random();
+            (u / (1.0 - u)).ln()
+        };
+        scale.iter().map(|s| s * quantile()).collect::<Vec<f64>>()
+    };
+    let cdf = |x: f64| 1.0 / (1.0 + (-x).exp());
+    for (step, max_depth) in [(0.5, 10), (2.0, 10), (3.0, 10), (1.5, 1), (0.7, 2)] {
+        let kernel = Kernel { seed: 77, inv_mass: vec![1.0, 0.1, 10.0], step, max_depth };
+        let draws = moved(&target, &kernel, exact, 40_000);
+        check_transforms(
+            &format!("logistic, step {step}, depth {max_depth}"),
+            &draws,
+            &[
+                ("x0", &|x| cdf(x[0] / scale[0])),
+                ("x1", &|x| cdf(x[1] / scale[1])),
+                ("|x2|", &|x| 2.0 * cdf((x[2] / scale[2]).abs()) - 1.0),
+                ("largest", &|x| x.iter().zip(&scale).map(|(x, s)| cdf(x / s)).fold(0.0, f64::max).powi(3)),
+            ],
+        );
+    }
+}
+
+#[test]
+fn transitions_keep_a_density_with_a_bound() {
+    let target = Exponential { dim: 2 };
+    let exact = |i: u64| {
+        let mut random = uniforms(9, i);
+        vec![-random().ln(), -random().ln()]
+    };
+    for (step, max_depth) in [(0.3, 10), (1.0, 10), (0.5, 2)] {
+        let kernel = Kernel { seed: 11, inv_mass: vec![1.0, 2.0], step, max_depth };
+        let draws = moved(&target, &kernel, exact, 40_000);
+        check_transforms(
+            &format!("exponential, step {step}, depth {max_depth}"),
+            &draws,
+            &[
+                ("x0", &|x| 1.0 - (-x[0]).exp()),
+                ("x1", &|x| 1.0 - (-x[1]).exp()),
+                ("sum", &|x| 1.0 - (-x[0] - x[1]).exp() * (1.0 + x[0] + x[1])),
+                ("share", &|x| x[0] / (x[0] + x[1])),
+            ],
+        );
+    }
+}
+
+// -------------------------------------------------------------------------------------- simulation-based calibration
+
+#[test]
+fn simulation_based_calibration() {
+    // Truths from the prior, data from the truths: among draws from the posterior the truth has any rank with equal
+    // probability. Exact only for independent draws, so the chain is thinned.
+    const SIMULATIONS: u64 = 2000;
+    const DRAWS: usize = 15;
+    const THINNING: usize = 8;
+    let mut ranks = [Vec::new(), Vec::new(), Vec::new()];
+    for simulation in 0..SIMULATIONS {
+        let mut random = uniforms(123, simulation);
+        let z = normals(123, simulation, 5);
+        // A Gamma(3, rate 2) number is a sum of three exponentials.
+        let precision = -(random() * random() * random()).ln() / 2.0;
+        let s = precision.sqrt().recip();
+        let mu = 2f64.sqrt() * s * z[0];
+        let target = Conjugate { y: z[1..].iter().map(|z| mu + s * z).collect() };
+        let quantities = |x: &[f64]| [x[0], x[1], x[0] * (-0.5 * x[1]).exp()];
+        let truth = quantities(&[mu, 2.0 * s.ln()]);
+        let settings =
+            Settings { seed: 123, tune: 150, draws: (DRAWS * THINNING) as u64, ..Settings::default() };
+        let draws = positions(&target, &settings, simulation);
+        for (k, ranks) in ranks.iter_mut().enumerate() {
+            let below = |x: &&Vec<f64>| quantities(x)[k] < truth[k];
+            ranks.push(draws.iter().step_by(THINNING).filter(below).count());
+        }
+    }
+    for (name, ranks) in ["mu", "log s^2", "mu / s"].iter().zip(ranks) {
+        check_uniform(&format!("calibration of {name}"), DRAWS + 1, ranks.into_iter());
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ what a draw says
+
+fn log_density(target: &Autoregressive, x: &[f64], g: &mut [f64]) -> f64 {
+    target.clone().logp_grad(x, g).unwrap()
+}
+
+/// A leapfrog integrator that shares no code with the sampler's.
+fn leapfrog(target: &Autoregressive, inv_mass: &[f64], x: &mut [f64], p: &mut [f64], step: f64) {
+    let mut g = vec![0.0; x.len()];
+    log_density(target, x, &mut g);
+    for i in 0..x.len() {
+        p[i] += 0.5 * step * g[i];
+        x[i] += step * inv_mass[i] * p[i];
+    }
+    log_density(target, x, &mut g);
+    for i in 0..x.len() {
+        p[i] += 0.5 * step * g[i];
+    }
+}
+
+fn assert_close(what: &str, a: f64, b: f64) {
+    assert!((a - b).abs() <= 1e-9 * (1.0 + a.abs().max(b.abs())), "{what}: {a} and {b}");
+}
+
+/// Replay each draw from the one before: the momentum from its address, then as many leapfrog steps as the draw says.
+#[test]
+fn draws_are_on_their_trajectories_and_say_the_truth() {
+    let dim = 5;
+    let target = gaussian(dim, 0.6);
+    let inv_mass: Vec<f64> =
+        target.sd.iter().zip([2.0, 1.0, 0.4, 1.0, 0.5]).map(|(s, f)| s * s * f).collect();
+    let kernel = Kernel { seed: 42, inv_mass: inv_mass.clone(), step: 0.6, max_depth: 10 };
+    let starts: Vec<Vec<f64>> = (0..3).map(|i| target.point(normals(1, i, dim))).collect();
+    let mut block = kernel.block(&target, &starts, 400);
+    let draws = finish(&mut block, dim);
+    for (chain, start) in starts.iter().enumerate() {
+        let own: Vec<&Draw> = draws.iter().filter(|d| d.chain == chain as u64).collect();
+        assert_eq!(own.len(), 400);
+        let mut x = start.clone();
+        let (mut forward, mut backward) = (0, 0);
+        let mut jitter = Vec::new();
+        for (number, draw) in own.iter().enumerate() {
+            let mut g = vec![0.0; dim];
+            let mut p = vec![0.0; dim];
+            let key = Key { seed: 42, chain: chain as u32, draw: number as u32 };
+            fill_normal(key, Purpose::Momentum, &mut p);
+            let start_energy = 0.5 * p.iter().map(|z| z * z).sum::<f64>() - log_density(&target, &x, &mut g);
+            p.iter_mut().zip(&inv_mass).for_each(|(p, m)| *p /= m.sqrt());
+            let (index, step) = (draw.stat("index_in_trajectory"), draw.stat("step_size"));
+            for _ in 0..index.abs() as u64 {
+                leapfrog(&target, &inv_mass, &mut x, &mut p, step * index.signum());
+            }
+            for i in 0..dim {
+                assert_close("position", x[i], draw.x[i]);
+                // The start keeps its momentum too.
+                assert_close("momentum", p[i], draw.p[i]);
+            }
+            let logp = log_density(&target, &x, &mut g);
+            let energy = 0.5 * p.iter().zip(&inv_mass).map(|(p, m)| p * p * m).sum::<f64>() - logp;
+            assert_close("logp", logp, draw.stat("logp"));
+            assert_close("energy", energy, draw.stat("energy"));
+            assert_close("energy error", energy - start_energy, draw.stat("energy_error"));
+            assert!(draw.stat("max_energy_error").abs() >= draw.stat("energy_error").abs());
+            let (depth, steps) = (draw.stat("depth"), draw.stat("n_steps"));
+            // A trajectory of depth d has 2^d points, and perhaps a subtree that was begun and thrown away.
+            assert!(steps >= depth.exp2() - 1.0 && steps <= 2.0 * depth.exp2() - 1.0);
+            assert!(index.abs() < depth.exp2());
+            for name in ["mean_tree_accept", "mean_tree_accept_sym"] {
+                assert!((0.0..=1.0).contains(&draw.stat(name)));
+            }
+            assert_eq!(draw.stat("diverging"), 0.0);
+            assert_eq!(draw.stat("maxdepth_reached"), 0.0);
+            assert_eq!(draw.stat("tuning"), 0.0);
+            assert_close("averaged step size", draw.stat("step_size_bar"), 0.6);
+            jitter.push(step / 0.6);
+            forward += u32::from(index > 0.0);
+            backward += u32::from(index < 0.0);
+            x = draw.x.clone();
+        }
+        // Both directions, and about equally often.
+        assert!(forward > 120 && backward > 120, "{forward} forward, {backward} backward");
+        // The jitter is uniform on 1 - 0.1 .. 1 + 0.1.
+        let mean = jitter.iter().sum::<f64>() / 400.0;
+        assert!(jitter.iter().all(|j| (0.9..1.1).contains(j)));
+        assert!((mean - 1.0).abs() < 0.015, "mean jitter {mean}");
+        assert!(jitter.iter().filter(|j| (*j - 1.0).abs() < 0.05).count().abs_diff(200) < 50);
+        // One gradient for each step and no other.
+        let steps: f64 = own.iter().map(|d| d.stat("n_steps")).sum();
+        assert_eq!(steps, block.chains()[chain].n_gradients() as f64);
+    }
+}
+
+/// Trajectories of one doubling are one leapfrog step, so the acceptance statistics can be computed from the energy error.
+#[test]
+fn acceptance_statistics_are_what_they_are_called() {
+    let target = gaussian(3, 0.3);
+    let inv_mass = target.sd.iter().map(|s| s * s).collect();
+    let kernel = Kernel { seed: 1, inv_mass, step: 1.2, max_depth: 1 };
+    let starts = [target.point(normals(2, 0, 3))];
+    let draws = finish(&mut kernel.block(&target, &starts, 2000), 3);
+    let mut moved = 0.0;
+    let mut expected = 0.0;
+    for draw in &draws {
+        assert_eq!(draw.stat("n_steps"), 1.0);
+        let ratio = (-draw.stat("max_energy_error")).exp();
+        assert_close("acceptance", draw.stat("mean_tree_accept"), ratio.min(1.0));
+        let symmetric = 2.0 * ratio.min(1.0) / (1.0 + ratio);
+        assert_close("symmetric acceptance", draw.stat("mean_tree_accept_sym"), symmetric);
+        assert!(draw.stat("depth") == 1.0);
+        let index = draw.stat("index_in_trajectory");
+        assert!(index.abs() <= 1.0);
+        if index == 0.0 {
+            assert_eq!(draw.stat("energy_error"), 0.0);
+        } else {
+            assert_close("energy error", draw.stat("energy_error"), draw.stat("max_energy_error"));
+        }
+        moved += index.abs();
+        expected += ratio.min(1.0);
+    }
+    // With two points the new one is taken with probability min(1, ratio).
+    assert!((moved - expected).abs() < 4.5 * (0.25f64 * 2000.0).sqrt(), "{moved} moved, {expected} expected");
+}
+
+#[test]
+fn diverging_and_deep_trajectories_are_marked() {
+    let target = gaussian(3, 0.3);
+    let inv_mass: Vec<f64> = target.sd.iter().map(|s| s * s).collect();
+    let starts = [target.point(normals(2, 0, 3))];
+    let long = Kernel { seed: 1, inv_mass: inv_mass.clone(), step: 200.0, max_depth: 10 };
+    for draw in finish(&mut long.block(&target, &starts, 50), 3) {
+        assert_eq!((draw.stat("diverging"), draw.stat("n_steps")), (1.0, 1.0));
+        assert_eq!((draw.stat("index_in_trajectory"), draw.stat("depth")), (0.0, 0.0));
+        assert_eq!((draw.stat("mean_tree_accept"), draw.stat("maxdepth_reached")), (0.0, 0.0));
+        assert!(draw.stat("max_energy_error") > 1000.0);
+        assert_eq!(draw.x, starts[0]);
+    }
+    let short = Kernel { seed: 1, inv_mass, step: 0.01, max_depth: 4 };
+    for draw in finish(&mut short.block(&target, &starts, 50), 3) {
+        assert_eq!((draw.stat("diverging"), draw.stat("n_steps")), (0.0, 15.0));
+        assert_eq!((draw.stat("maxdepth_reached"), draw.stat("depth")), (1.0, 4.0));
+    }
+    // At a bound the error has no size.
+    let kernel = Kernel { seed: 1, inv_mass: vec![1.0], step: 1.0, max_depth: 10 };
+    let draws = finish(&mut kernel.block(&Exponential { dim: 1 }, &[vec![1.0]], 200), 1);
+    assert!(draws.iter().any(|d| d.stat("diverging") == 1.0));
+    for draw in &draws {
+        assert_eq!(draw.stat("diverging") == 1.0, draw.stat("max_energy_error") == f64::INFINITY);
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- warm-up
+
+#[test]
+fn warm_up_finds_step_size_and_metric() {
+    let (dim, rho) = (10, 0.8);
+    let target = gaussian(dim, rho);
+    let mut accept = Vec::new();
+    let mut inv_mass = vec![0.0; dim];
+    for seed in 0..SEEDS {
+        let settings = Settings { seed, tune: 400, draws: 400, ..Settings::default() };
+        let mut block = new_block(&target, &settings, 0);
+        let draws = finish(&mut block, dim);
+        assert!(draws.iter().enumerate().all(|(i, d)| d.tuning == (i < 400)));
+        let sampling = &draws[400..];
+        // One gradient for each step, one at the start, and those of the two searches for a step size.
+        let steps: f64 = draws.iter().map(|d| d.stat("n_steps")).sum();
+        let searches = block.chains()[0].n_gradients() as f64 - steps - 1.0;
+        assert!((2.0..40.0).contains(&searches), "{searches} gradients for searches");
+        // After warm-up nothing adapts: the step size is the averaged one with its jitter.
+        let bar = sampling[0].stat("step_size_bar");
+        for draw in sampling {
+            assert_eq!(draw.stat("step_size_bar"), bar);
+            assert!((draw.stat("step_size") / bar - 1.0).abs() <= 0.1);
+            assert_eq!(draw.stat("diverging"), 0.0);
+        }
+        let symmetric = sampling.iter().map(|d| d.stat("mean_tree_accept_sym")).sum::<f64>() / 400.0;
+        assert!((0.65..0.95).contains(&symmetric), "mean symmetric acceptance {symmetric}");
+        accept.push(symmetric);
+        let state = block.save(0).unwrap().expect("a state, since the chain is done");
+        for i in 0..dim {
+            inv_mass[i] += state.metric[0][i].ln() / SEEDS as f64;
+            assert_close("mass", state.metric[1][i].powi(2) * state.metric[0][i], 1.0);
+        }
+    }
+    let mean = accept.iter().sum::<f64>() / SEEDS as f64;
+    println!("mean symmetric acceptance {mean:.3}");
+    assert!((mean - 0.8).abs() < 0.03, "mean symmetric acceptance {mean}");
+    // The gradient of a Gaussian is the precision matrix times the position, so its variance is the diagonal of the
+    // precision: 1 / (1 - rho^2) / sd^2 at the ends, (1 + rho^2) times that elsewhere.
+    for (i, log) in inv_mass.iter().enumerate() {
+        let end = i == 0 || i == dim - 1;
+        let precision = (if end { 1.0 } else { 1.0 + rho * rho }) / (1.0 - rho * rho);
+        let ideal = target.sd[i].powi(2) / precision.sqrt();
+        println!("inverse mass {i}: {:.4} of the ideal", log.exp() / ideal);
+        assert!((log.exp() / ideal - 1.0).abs() < 0.05, "inverse mass {i}: {} of {ideal}", log.exp());
+    }
+}
+
+/// The metric of a sample is computed from variances by their definition.
+#[test]
+fn metric_is_the_ratio_of_the_variances() {
+    let dim = 11;
+    let mut dev = Cpu::new();
+    let phase = Phase::alloc(&mut dev, 1, dim).unwrap();
+    let metric = Metric::alloc_diag(&mut dev, 1, dim).unwrap();
+    let moments = Moments::alloc(&mut dev, 2, dim).unwrap();
+    for sizes in [[7u64, 30], [0, 12], [12, 0], [1, 3]] {
+        let mut points = Vec::new();
+        let mut samples = [0, 1].map(|row| Sample { row, count: 0 });
+        for (sample, size) in samples.iter_mut().zip(sizes) {
+            for _ in 0..size {
+                // Means far from zero, and different in the two samples.
+                let at = points.len() as u64;
+                let shift = 100.0 + sample.row as f64;
+                let x: Vec<f64> = normals(4, at, dim).iter().map(|z| shift + z).collect();
+                let g: Vec<f64> = normals(5, at, dim).iter().map(|z| 3.0 * (z - shift)).collect();
+                dev.write(Row { buf: phase.x, index: 0 }, &x).unwrap();
+                dev.write(Row { buf: phase.g, index: 0 }, &g).unwrap();
+                sample.count += 1;
+                dev.accumulate(&moments, *sample, &phase, 0).unwrap();
+                points.push((x, g));
+            }
+        }
+        dev.fit_fisher_diag(&metric, 0, &moments, samples).unwrap();
+        let mut inv_mass = vec![0.0; dim];
+        dev.read(Row { buf: metric.bufs()[0], index: 0 }, &mut inv_mass).unwrap();
+        let variance = |value: &dyn Fn(usize) -> f64| {
+            let n = points.len();
+            let mean = (0..n).map(value).sum::<f64>() / n as f64;
+            (0..n).map(|k| (value(k) - mean).powi(2)).sum::<f64>()
+        };
+        for i in 0..dim {
+            let ratio = variance(&|k| points[k].0[i]) / variance(&|k| points[k].1[i]);
+            assert_close("inverse mass", inv_mass[i], ratio.sqrt());
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ the tests themselves
+
+#[test]
+fn gradients_of_the_targets_are_right() {
+    fn check<D: HostDensity>(mut density: D) {
+        let dim = density.dim();
+        let x: Vec<f64> = (0..dim).map(|i| 0.3 + 0.1 * (i as f64).sin()).collect();
+        let (mut g, mut other) = (vec![0.0; dim], vec![0.0; dim]);
+        density.logp_grad(&x, &mut g).unwrap();
+        for i in 0..dim {
+            let mut at = |h: f64| {
+                let mut y = x.clone();
+                y[i] += h;
+                density.logp_grad(&y, &mut other).unwrap()
+            };
+            let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+            assert!((difference - g[i]).abs() < 1e-5 * (1.0 + g[i].abs()), "{i}: {difference} {}", g[i]);
+        }
+    }
+    check(gaussian(5, 0.7));
+    check(Student { dim: 3, freedom: 8.0 });
+    check(Logistic { scale: vec![1.0, 0.2] });
+    check(Exponential { dim: 2 });
+    check(EightSchools);
+    check(Radon::new(20));
+    check(Conjugate { y: vec![0.3, -1.0, 2.0] });
+    let rows = vec![[1.0, 0.5, -0.3], [1.0, -2.0, 0.7]];
+    check(Regression { rows, outcome: vec![true, false], prior_sd: 2.0 });
+}
+
+#[test]
+fn the_references_are_right() {
+    assert!((normal_cdf(1.959_963_984_540_054) - 0.975).abs() < 1e-14);
+    assert!((normal_cdf(-6.0) - 9.865_876_450_376_98e-10).abs() < 1e-15);
+    let logistic = quantiles(|x| 1.0 / (1.0 + f64::exp(-x)), -50.0, 50.0);
+    assert!((logistic[4].0 - 19f64.ln()).abs() < 1e-12);
+    // A point and its whitening.
+    let target = gaussian(4, 0.5);
+    let z = [0.3, -1.0, 2.0, 0.1];
+    target.whiten(&target.point(z)).iter().zip(z).for_each(|(a, b)| assert!((a - b).abs() < 1e-12));
+}
