@@ -5,6 +5,8 @@
 //! leapfrog with its U-turn checks must read and write at the least, 66 per coordinate (half read, half written), over
 //! as many arrays as a trajectory cycles through.
 
+#![allow(clippy::expect_used)]
+
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -188,6 +188,7 @@ class _Run:
         self._chains: list[Any] = []
         self._error: BaseException | None = None
         self._seconds = 0.0
+        self._done = threading.Event()
         self._interrupted = False
 
     def execute(self, *, progress_bar: bool) -> None:
@@ -198,9 +199,10 @@ class _Run:
         started = time.perf_counter()
         with _blas_threads(self._counts["cores"], self._counts["chains"]):
             thread.start()
-            while thread.is_alive():
+            # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
+            while not self._done.is_set():
                 try:
-                    thread.join(WATCH_INTERVAL)
+                    self._done.wait(WATCH_INTERVAL)
                     bar.update(self._control.progress())
                 except KeyboardInterrupt:
                     self._interrupted = True
@@ -225,6 +227,8 @@ class _Run:
             )
         except BaseException as error:
             self._error = error
+        finally:
+            self._done.set()
 
     def result(self, model: CompiledModel) -> Any:
         from nutpie.trace import ChainDraws, RunInfo, build_result

@@ -9,7 +9,7 @@ use crate::device::{Device, Metric, Moments, Phase, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::Batch;
-use crate::kernel::nuts::Outcome;
+use crate::kernel::nuts::{Nuts, Outcome};
 use crate::settings::Settings;
 use crate::trace::Store;
 
@@ -30,7 +30,6 @@ pub struct Finished {
 pub struct Block {
     dev: Box<dyn Device>,
     density: Box<dyn Density>,
-    dim: usize,
     arrays: Arrays,
     chains: Vec<Chain>,
     batch: Batch,
@@ -51,6 +50,7 @@ impl Block {
         let ids: Vec<u64> = ids.collect();
         let n = ids.len();
         let arrays = Arrays {
+            dim,
             phase: Phase::alloc(&mut *dev, n * Chain::rows(settings), dim)?,
             metric: Metric::alloc_diag(&mut *dev, n, dim)?,
             moments: Moments::alloc(&mut *dev, n * FisherDiag::ROWS, dim)?,
@@ -59,10 +59,9 @@ impl Block {
         Ok(Block {
             dev,
             density,
-            dim,
             arrays,
             chains,
-            batch: Batch::default(),
+            batch: Batch::new(n, n * Nuts::spans(&settings.nuts)),
             active: Vec::with_capacity(n),
             refreshes: Vec::with_capacity(n),
             refreshed: Vec::with_capacity(n),
@@ -78,11 +77,15 @@ impl Block {
         starts: &[(u64, &[f64])],
     ) -> Result<Self> {
         let mut block = Self::empty(dev, density, settings, starts.iter().map(|s| s.0))?;
-        let Block { dev, density, arrays, chains, dim, .. } = &mut block;
+        let Block { dev, density, arrays, chains, .. } = &mut block;
         let mut rows = Vec::with_capacity(chains.len());
         for (chain, (_, start)) in chains.iter().zip(starts) {
-            if start.len() != *dim {
-                return Err(Error::State(format!("an initial point of {} numbers, not {dim}", start.len())));
+            if start.len() != arrays.dim {
+                return Err(Error::State(format!(
+                    "an initial point of {} numbers, not {}",
+                    start.len(),
+                    arrays.dim
+                )));
             }
             rows.push(chain.current_row());
             dev.write(Row { buf: arrays.phase.x, index: chain.current_row() }, start)?;
@@ -107,9 +110,9 @@ impl Block {
         };
         let settings = Settings { draws, ..first.settings.clone() };
         let mut block = Self::empty(dev, density, &settings, states.iter().map(|s| s.chain))?;
-        let Block { dev, arrays, chains, dim, .. } = &mut block;
+        let Block { dev, arrays, chains, .. } = &mut block;
         for (chain, state) in chains.iter_mut().zip(states) {
-            chain.load(&mut **dev, arrays, *dim, state)?;
+            chain.load(&mut **dev, arrays, state)?;
         }
         Ok(block)
     }
@@ -126,7 +129,7 @@ impl Block {
 
     /// The state of a chain between two draws; `None` in the middle of one.
     pub fn save(&self, index: usize) -> Result<Option<ChainState>> {
-        self.chains[index].save(&*self.dev, &self.arrays, self.dim)
+        self.chains[index].save(&*self.dev, &self.arrays)
     }
 
     /// One leapfrog step of every chain that is not done. Complete draws go to the store and to `finished`.

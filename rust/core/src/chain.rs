@@ -17,6 +17,8 @@ use crate::tree::Slot;
 /// What all chains of a block share.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrays {
+    /// Number of parameters.
+    pub dim: usize,
     /// Points; each chain has a row for each slot of its kernel.
     pub phase: Phase,
     /// Metrics, a row for each chain.
@@ -268,6 +270,7 @@ impl Chain {
             dev,
             phase: arrays.phase,
             row,
+            dim: arrays.dim,
             stats: &stats,
         };
         store.append(&record)?;
@@ -277,12 +280,12 @@ impl Chain {
     }
 
     /// The state between two draws; `None` in the middle of one.
-    pub fn save(&self, dev: &dyn Device, arrays: &Arrays, dim: usize) -> Result<Option<ChainState>> {
+    pub fn save(&self, dev: &dyn Device, arrays: &Arrays) -> Result<Option<ChainState>> {
         if !matches!(self.task, Task::Refresh | Task::Done) {
             return Ok(None);
         }
         let read = |buf, index| -> Result<Vec<f64>> {
-            let mut host = vec![0.0; dim];
+            let mut host = vec![0.0; arrays.dim];
             dev.read(Row { buf, index }, &mut host)?;
             Ok(host)
         };
@@ -296,26 +299,24 @@ impl Chain {
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
             metric: [read(inv_mass, self.index)?, read(mass_sqrt, self.index)?],
-            estimator: self.estimator.save(dev, dim)?,
+            estimator: self.estimator.save(dev, arrays.dim)?,
             adaptation: self.adaptation.clone(),
         }))
     }
 
     /// Go on from a state. More draws than before may be asked for.
-    pub fn load(
-        &mut self,
-        dev: &mut dyn Device,
-        arrays: &Arrays,
-        dim: usize,
-        state: &ChainState,
-    ) -> Result<()> {
+    pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
         let vectors = [(arrays.phase.x, &state.x), (arrays.phase.g, &state.g)];
         let rows = vectors.map(|(buf, v)| (Row { buf, index: self.current_row() }, v));
         let metric = arrays.metric.bufs();
         let metric = [0, 1].map(|i| (Row { buf: metric[i], index: self.index }, &state.metric[i]));
         for (row, vector) in rows.into_iter().chain(metric) {
-            if vector.len() != dim {
-                return Err(Error::State(format!("it has {} parameters, the density {dim}", vector.len())));
+            if vector.len() != arrays.dim {
+                return Err(Error::State(format!(
+                    "it has {} parameters, the density {}",
+                    vector.len(),
+                    arrays.dim
+                )));
             }
             dev.write(row, vector)?;
         }
@@ -324,7 +325,7 @@ impl Chain {
         self.n_gradients = state.n_gradients;
         self.logp = state.logp;
         self.adaptation = state.adaptation.clone();
-        self.estimator.load(dev, dim, &state.estimator)?;
+        self.estimator.load(dev, arrays.dim, &state.estimator)?;
         self.next_task();
         Ok(())
     }

@@ -54,6 +54,19 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Lists with room for `steps` steps and `spans` spans.
+    pub fn new(steps: usize, spans: usize) -> Self {
+        Batch {
+            steps: Vec::with_capacity(steps),
+            leaves: Vec::with_capacity(steps),
+            rows: Vec::with_capacity(steps),
+            spans: Vec::with_capacity(spans),
+            logp: Vec::with_capacity(steps),
+            kinetic: Vec::with_capacity(steps),
+            dots: Vec::with_capacity(spans),
+        }
+    }
+
     /// Forget the steps of the last round.
     pub fn clear(&mut self) {
         self.steps.clear();

@@ -98,6 +98,12 @@ pub fn slots(max_depth: u32) -> usize {
     3 * (max_depth as usize + 1) + 2
 }
 
+/// Largest number of pairs that a leaf of trajectories of a depth asks for.
+pub fn pairs(max_depth: u32) -> usize {
+    // One with the piece before it, then two for each join.
+    1 + 2 * (max_depth as usize + 1)
+}
+
 /// The largest depth for which the slots fit the set in which they are counted.
 pub const MAX_DEPTH: u32 = 40;
 
@@ -112,7 +118,7 @@ impl Tree {
             forward: true,
             leaves: 0,
             current: Leaf { from: 0, to: 0, forward: true, expected: false, onward: None },
-            pairs: Vec::with_capacity(3 * (max_depth as usize + 2)),
+            pairs: Vec::with_capacity(pairs(max_depth)),
             whole_turned: false,
             end: None,
         }

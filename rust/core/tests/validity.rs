@@ -306,7 +306,10 @@ fn moved<D: HostDensity + Clone + 'static>(
     out
 }
 
-fn check_transforms(what: &str, draws: &[Vec<f64>], transforms: &[(&str, &dyn Fn(&[f64]) -> f64)]) {
+/// A scalar function of the position that is uniform on (0, 1) under the target, with its name.
+type Transform<'a> = (&'a str, &'a dyn Fn(&[f64]) -> f64);
+
+fn check_transforms(what: &str, draws: &[Vec<f64>], transforms: &[Transform]) {
     for (name, transform) in transforms {
         let bin = |x: &Vec<f64>| ((BINS as f64 * transform(x)) as usize).min(BINS - 1);
         check_uniform(&format!("{what}: {name}"), BINS, draws.iter().map(bin));
@@ -603,9 +606,10 @@ fn warm_up_finds_step_size_and_metric() {
         assert!((0.65..0.95).contains(&symmetric), "mean symmetric acceptance {symmetric}");
         accept.push(symmetric);
         let state = block.save(0).unwrap().expect("a state, since the chain is done");
-        for i in 0..dim {
-            inv_mass[i] += state.metric[0][i].ln() / SEEDS as f64;
-            assert_close("mass", state.metric[1][i].powi(2) * state.metric[0][i], 1.0);
+        let [inverse, mass_sqrt] = &state.metric;
+        for ((sum, inverse), mass_sqrt) in inv_mass.iter_mut().zip(inverse).zip(mass_sqrt) {
+            *sum += inverse.ln() / SEEDS as f64;
+            assert_close("mass", mass_sqrt * mass_sqrt * inverse, 1.0);
         }
     }
     let mean = accept.iter().sum::<f64>() / SEEDS as f64;
@@ -655,9 +659,9 @@ fn metric_is_the_ratio_of_the_variances() {
             let mean = (0..n).map(value).sum::<f64>() / n as f64;
             (0..n).map(|k| (value(k) - mean).powi(2)).sum::<f64>()
         };
-        for i in 0..dim {
+        for (i, inv_mass) in inv_mass.into_iter().enumerate() {
             let ratio = variance(&|k| points[k].0[i]) / variance(&|k| points[k].1[i]);
-            assert_close("inverse mass", inv_mass[i], ratio.sqrt());
+            assert_close("inverse mass", inv_mass, ratio.sqrt());
         }
     }
 }

@@ -208,7 +208,7 @@ impl Nuts {
             step: 0.0,
             start_energy: 0.0,
             to: 0,
-            turning: Vec::with_capacity(3 * (depth as usize + 2)),
+            turning: Vec::with_capacity(tree::pairs(depth)),
             worst: 0.0,
             sum_accept: 0.0,
             sum_accept_sym: 0.0,
@@ -219,6 +219,11 @@ impl Nuts {
     /// Number of points that a transition stores.
     pub fn slots(settings: &NutsSettings) -> usize {
         tree::slots(settings.max_depth as u32)
+    }
+
+    /// Largest number of spans that a leapfrog step asks for.
+    pub fn spans(settings: &NutsSettings) -> usize {
+        tree::pairs(settings.max_depth as u32)
     }
 
     /// Begin a transition from the point in `origin`, whose momentum is fresh.

@@ -47,6 +47,8 @@ pub struct Record<'a> {
     pub phase: Phase,
     /// Its row there.
     pub row: usize,
+    /// Number of parameters.
+    pub dim: usize,
     /// Values of the statistics, in the order of [`crate::chain::statistics`].
     pub stats: &'a [f64],
 }

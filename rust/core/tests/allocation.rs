@@ -1,0 +1,61 @@
+//! Sampling allocates nothing, neither for a leapfrog nor for a draw, once a chain has begun.
+#![allow(unsafe_code, clippy::unwrap_used)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::Uneven;
+use nutpie_core::block::Block;
+use nutpie_core::chain::N_STATISTICS;
+use nutpie_core::density::OnHost;
+use nutpie_core::device::Cpu;
+use nutpie_core::settings::Settings;
+use nutpie_core::trace::MemoryStore;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn no_allocation_per_leapfrog_or_draw() {
+    let dim = 50;
+    let settings = Settings { seed: 1, tune: 200, draws: 2000, ..Settings::default() };
+    let mut store = MemoryStore::new(dim, N_STATISTICS, settings.tune, settings.draws, true).unwrap();
+    let density = Box::new(OnHost::new(Uneven(dim)));
+    let start = vec![0.3; dim];
+    let mut block = Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).unwrap();
+    // The first round brings the lists to their size.
+    block.round(&mut store, |_| ()).unwrap();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    while !block.done() {
+        block.round(&mut store, |_| ()).unwrap();
+    }
+    let gradients = block.chains()[0].n_gradients();
+    assert!(gradients > 10_000, "{gradients} gradients");
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+}

@@ -1,0 +1,507 @@
+"""Do the tests of the core notice when the sampler is wrong?
+
+Each mutant is one mistake that someone could make in the Rust core, as an exact replacement of a piece of source. The
+script copies the workspace to a temporary folder, makes one mistake at a time, runs the tests of ``nutpie-core`` and
+prints which tests noticed::
+
+    python tests/mutants.py                # all, about twenty seconds each
+    python tests/mutants.py step tree      # those whose name contains "step" or "tree"
+    python tests/mutants.py --quick        # stop at the first test binary that notices: unit tests, then validity
+    python tests/mutants.py --check        # only see whether all replacements still apply
+
+The exit code is 1 if a mutant survives, does not compile, or no longer applies because the source has changed; then the
+replacement below wants an update. A mutant that leaves the draws right but costs efficiency counts as much as one that
+does not: it is to be noticed by a test of that behaviour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = "rust/core/src/"
+COPIED = ("Cargo.toml", "Cargo.lock", "clippy.toml", "rust", "benches")
+
+#: The test binaries, in the order in which they run.
+TARGETS = (("--lib",), ("--test", "validity"))
+
+#: A mistake can make a loop endless or trajectories as deep as can be.
+TIMEOUT = 240
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: in `file`, each `old` becomes its `new`."""
+
+    name: str
+    file: str
+    changes: Sequence[tuple[str, str]]
+
+
+def mutant(name: str, file: str, *changes: tuple[str, str]) -> Mutant:
+    return Mutant(name, SOURCE + file, changes)
+
+
+MUTANTS = [
+    # Selection of the draw.
+    mutant(
+        "tree: the new half always wins",
+        "tree.rs",
+        ("(node.log_weight - self.whole.log_weight).exp().min(1.0)", "1.0"),
+    ),
+    mutant(
+        "tree: halves are joined in proportion to their weights",  # Valid, but it stays nearer to the start.
+        "tree.rs",
+        (
+            "(node.log_weight - self.whole.log_weight).exp().min(1.0)",
+            "add_weights(self.whole.log_weight, node.log_weight).1",
+        ),
+    ),
+    mutant(
+        "tree: weight of the whole not updated",
+        "tree.rs",
+        ("self.whole.log_weight = add_weights(self.whole.log_weight, node.log_weight).0;", ""),
+    ),
+    mutant(
+        "tree: newest point wins inside a subtree",
+        "tree.rs",
+        ("if chooser.accept(share) { node.proposal } else { left.proposal }", "node.proposal"),
+    ),
+    mutant(
+        "tree: fair coin inside a subtree",
+        "tree.rs",
+        ("if chooser.accept(share)", "if chooser.accept(share.signum() * 0.5)"),
+    ),
+    mutant(
+        "tree: shares of the two pieces swapped",
+        "tree.rs",
+        (
+            "if chooser.accept(share) { node.proposal } else { left.proposal }",
+            "if chooser.accept(share) { left.proposal } else { node.proposal }",
+        ),
+    ),
+    mutant("nuts: weights ignored", "kernel/nuts.rs", ("self.tree.grow(-error,", "self.tree.grow(0.0 * error,")),
+    mutant("nuts: sign of the energy error", "kernel/nuts.rs", ("self.tree.grow(-error,", "self.tree.grow(error,")),
+    mutant(
+        "nuts: weight of half the energy error",
+        "kernel/nuts.rs",
+        ("self.tree.grow(-error,", "self.tree.grow(-0.5 * error,"),
+    ),
+    mutant(
+        "nuts: weights relative to the last draw's energy",
+        "kernel/nuts.rs",
+        (
+            "let error = energy - self.start_energy;",
+            "let error = energy - self.start_energy;\n        self.start_energy += 1e-2 * error.clamp(-1.0, 1.0);",
+        ),
+    ),
+    # End of the trajectory.
+    mutant(
+        "tree: whole span unchecked when going backward",
+        "tree.rs",
+        (
+            "            self.pairs.push((outer, new));\n",
+            "            self.pairs.push((if self.forward { outer } else { inner }, new));\n",
+        ),
+    ),
+    mutant(
+        "tree: whole span unchecked",
+        "tree.rs",
+        ("            self.pairs.push((outer, new));\n", "            self.pairs.push((inner, new));\n"),
+    ),
+    mutant(
+        "tree: a U-turn of the whole only counts going forward",
+        "tree.rs",
+        (
+            "        self.join(&node, chooser);\n        if turned {",
+            "        self.join(&node, chooser);\n        if turned && self.forward {",
+        ),
+    ),
+    mutant(
+        "tree: spans start one point late",
+        "tree.rs",
+        ("            self.pairs.push((left.first, new));\n", "            self.pairs.push((left.last, new));\n"),
+    ),
+    mutant(
+        "tree: a subtree that turned is kept",
+        "tree.rs",
+        (
+            "{ 2 } else { 1 }) {\n                self.end",
+            "{ 2 } else { 1 }) {\n                self.join(&node, chooser);\n                self.end",
+        ),
+    ),
+    mutant(
+        "tree: U-turns inside subtrees ignored",
+        "tree.rs",
+        (
+            "            if turned(if node.depth > 0 { 2 } else { 1 }) {\n                self.end",
+            "            if turned(if node.depth > 0 { 2 } else { 1 }) && false {\n                self.end",
+        ),
+    ),
+    mutant(
+        "tree: early U-turn of the whole forgotten",
+        "tree.rs",
+        ("            self.whole_turned = true;\n", ""),
+    ),
+    mutant(
+        "tree: a divergent subtree is kept",
+        "tree.rs",
+        (
+            "    pub fn diverge(&mut self) {\n",
+            "    pub fn diverge(&mut self) {\n"
+            "        if let Some(node) = self.pending.last() {\n"
+            "            self.whole.proposal = node.proposal;\n"
+            "        }\n",
+        ),
+    ),
+    mutant(
+        "tree: directions alternate", "tree.rs", ("self.forward = chooser.forward();", "self.forward = !self.forward;")
+    ),
+    mutant("tree: always forward", "tree.rs", ("self.forward = chooser.forward();", "self.forward = true;")),
+    mutant(
+        "tree: one doubling too few",
+        "tree.rs",
+        ("self.whole.depth >= self.max_depth", "self.whole.depth + 1 >= self.max_depth"),
+    ),
+    mutant("nuts: only the first end is checked", "kernel/nuts.rs", ("!(*a > 0.0 && *b > 0.0)", "!(*a > 0.0)")),
+    mutant(
+        "nuts: only the newest end is checked",
+        "kernel/nuts.rs",
+        ("|[a, b]| !(*a > 0.0 && *b > 0.0)", "|[a, b]| !(if self.points[self.to].index > 0 { *b } else { *a } > 0.0)"),
+    ),
+    mutant(
+        "nuts: only the oldest end is checked",
+        "kernel/nuts.rs",
+        ("|[a, b]| !(*a > 0.0 && *b > 0.0)", "|[a, b]| !(if self.points[self.to].index > 0 { *a } else { *b } > 0.0)"),
+    ),
+    mutant("nuts: U-turn needs both ends", "kernel/nuts.rs", ("!(*a > 0.0 && *b > 0.0)", "!(*a > 0.0 || *b > 0.0)")),
+    mutant("nuts: no U-turn is found", "kernel/nuts.rs", ("!(*a > 0.0 && *b > 0.0)", "(*a).is_nan() || (*b).is_nan()")),
+    mutant(
+        "nuts: half steps of the spans go in the direction of travel",
+        "kernel/nuts.rs",
+        ("let half_step = 0.5 * self.step;", "let half_step = 0.5 * sign * self.step;"),
+    ),
+    mutant(
+        "nuts: spans without the half steps",
+        "kernel/nuts.rs",
+        ("let half_step = 0.5 * self.step;", "let half_step = 0.0;"),
+    ),
+    mutant(
+        "nuts: divergences go unnoticed",
+        "kernel/nuts.rs",
+        ("if error > self.settings.max_energy_error {", "if error > f64::MAX {"),
+    ),
+    mutant(
+        "nuts: failed points count as good",
+        "kernel/nuts.rs",
+        (
+            "let energy = arrival.energy();",
+            "let energy = if arrival.logp.is_nan() { self.start_energy } else { arrival.energy() };",
+        ),
+    ),
+    # Step size.
+    mutant(
+        "nuts: backward steps are shorter",
+        "kernel/nuts.rs",
+        ("let sign = if leaf.forward { 1.0 } else { -1.0 };", "let sign = if leaf.forward { 1.0 } else { -0.97 };"),
+    ),
+    mutant(
+        "nuts: jitter inside a trajectory",
+        "kernel/nuts.rs",
+        (
+            "            step: sign * self.step,\n",
+            "            step: sign * self.step * (0.95 + 0.1 * (self.n_steps % 2) as f64),\n",
+        ),
+    ),
+    mutant(
+        "chain: one jitter for all draws",
+        "chain.rs",
+        ("Stream::new(self.key(), Purpose::StepSize)", "Stream::new(Key { draw: 0, ..self.key() }, Purpose::StepSize)"),
+    ),
+    mutant(
+        "chain: step size goes on adapting",
+        "chain.rs",
+        ("        if tuning {\n            let Arrays", "        if tuning || self.draw > 0 {\n            let Arrays"),
+    ),
+    mutant(
+        "chain: no adaptation",
+        "chain.rs",
+        (
+            "        if tuning {\n            let Arrays",
+            "        if tuning && self.draw == 0 {\n            let Arrays",
+        ),
+    ),
+    mutant(
+        "step: averaged step size not used",
+        "adapt/diag.rs",
+        ("if draw < self.tune { self.step.current() } else { self.step.average() }", "self.step.current()"),
+    ),
+    mutant("step: jitter to one side", "adapt/diag.rs", ("(2.0 * uniform - 1.0)", "uniform")),
+    mutant(
+        "step: no symmetric statistic late",
+        "adapt/diag.rs",
+        ("if plan.late { outcome.accept_sym } else { outcome.accept }", "outcome.accept"),
+    ),
+    mutant(
+        "step: average of steps, not of logs",
+        "adapt/step_size.rs",
+        (
+            "self.log_step_bar = weight * self.log_step + (1.0 - weight) * self.log_step_bar;",
+            "self.log_step_bar = (weight * self.log_step.exp() + (1.0 - weight) * self.log_step_bar.exp()).ln();",
+        ),
+    ),
+    mutant(
+        "step: sign of dual averaging", "adapt/step_size.rs", ("self.mu - self.h * count", "self.mu + self.h * count")
+    ),
+    mutant("step: dual averaging without shrinkage", "adapt/step_size.rs", ("(10.0 * step).ln()", "step.ln()")),
+    mutant("step: search stops at once", "adapt/step_size.rs", ("if above != growing ||", "if above == growing ||")),
+    mutant("step: largest step size ignored", "adapt/step_size.rs", (".min(settings.max_step_size.ln())", "")),
+    mutant(
+        "step: search after every metric",
+        "adapt/diag.rs",
+        ("self.search_pending = !self.metric_changed;", "self.search_pending = true;"),
+    ),
+    mutant(
+        "nuts: acceptance above one",
+        "kernel/nuts.rs",
+        ("self.sum_accept += ratio.min(1.0);", "self.sum_accept += ratio;"),
+    ),
+    mutant(
+        "nuts: symmetric acceptance is the plain one",
+        "kernel/nuts.rs",
+        ("2.0 * ratio.min(1.0) / (1.0 + ratio);", "ratio.min(1.0);"),
+    ),
+    mutant(
+        "nuts: divergent steps left out of the acceptance",
+        "kernel/nuts.rs",
+        (
+            "accept: self.sum_accept / steps,",
+            "accept: self.sum_accept / (steps - f64::from(u8::from(self.tree.end() == Some(End::Diverged)))).max(1.0),",
+        ),
+    ),
+    # Leapfrog.
+    mutant("leapfrog: full kick at the end", "integrate.rs", ("row: to, kick: 0.5 * step,", "row: to, kick: step,")),
+    mutant(
+        "leapfrog: no kick at the end", "integrate.rs", ("row: to, kick: 0.5 * step,", "row: to, kick: 0.0 * step,")
+    ),
+    mutant(
+        "leapfrog: full kick at the start", "integrate.rs", ("from, to, kick: 0.5 * step,", "from, to, kick: step,")
+    ),
+    mutant(
+        "leapfrog: gradient of the point before",
+        "device/cpu.rs",
+        ("(&g.row(leaf.row)[block.clone()],", "(&g.row(leaf.row.saturating_sub(1))[block.clone()],"),
+    ),
+    mutant("leapfrog: velocity without the mass", "device/ops.rs", ("drift * (inv_mass[i] * half)", "drift * half")),
+    mutant(
+        "leapfrog: kick onward without its second half",
+        "device/ops.rs",
+        ("let half = here.add(force);", "let half = here;"),
+    ),
+    mutant(
+        "leapfrog: kinetic energy without the mass",
+        "device/ops.rs",
+        ("sum = sum.add(V::load(&inv_mass[i]).mul(new).mul(new));", "sum = sum.add(new.mul(new));"),
+    ),
+    mutant(
+        "leapfrog: kinetic energy without the mass, onward",
+        "device/ops.rs",
+        ("sum = sum.add(mass.mul(here).mul(here));", "sum = sum.add(here.mul(here));"),
+    ),
+    mutant(
+        "leapfrog: kinetic energy without the half",
+        "device/cpu.rs",
+        ("*kinetic = 0.5 * finish_one(", "*kinetic = finish_one("),
+    ),
+    # Momentum and random numbers.
+    mutant(
+        "momentum: scaled by the inverse mass",
+        "device/cpu.rs",
+        (
+            "let Metric::Diag { mass_sqrt, .. } = *metric;\n        let [p, mass_sqrt]",
+            "let Metric::Diag { inv_mass: mass_sqrt, .. } = *metric;\n        let [p, mass_sqrt]",
+        ),
+    ),
+    mutant(
+        "momentum: never refreshed",
+        "device/cpu.rs",
+        ("rng::fill_normal(op.key,", "rng::fill_normal(crate::rng::Key { draw: 0, ..op.key },"),
+    ),
+    mutant(
+        "rng: same momenta in all chains",
+        "chain.rs",
+        (
+            "Key { seed: self.settings.seed, chain: self.id as u32, draw: self.draw as u32 }",
+            "Key { seed: self.settings.seed, chain: 0, draw: self.draw as u32 }",
+        ),
+    ),
+    mutant(
+        "rng: seed ignored",
+        "chain.rs",
+        (
+            "Key { seed: self.settings.seed, chain: self.id as u32, draw: self.draw as u32 }",
+            "Key { seed: 1, chain: self.id as u32, draw: self.draw as u32 }",
+        ),
+    ),
+    mutant(
+        "rng: one stream for all purposes",
+        "rng.rs",
+        ("counter: [0, key.draw, key.chain, purpose as u32]", "counter: [0, key.draw, key.chain, 0 * purpose as u32]"),
+    ),
+    mutant("rng: normals too wide", "rng.rs", ("(-2.0 * ln(", "(-2.08 * ln(")),
+    mutant(
+        "rng: uniforms of 32 bits below one half",
+        "rng.rs",
+        ("(self.bits() >> 11) as f64", "(self.bits() >> 12) as f64"),
+    ),
+    mutant("chain: logp of the point before", "chain.rs", ("        self.logp = outcome.logp;\n", "")),
+    mutant("chain: draw stays where it was", "chain.rs", ("        self.current = outcome.slot;\n", "")),
+    # Metric.
+    mutant("metric: ratio upside down", "device/ops.rs", ("let ratio = ss_x / ss_g;", "let ratio = ss_g / ss_x;")),
+    mutant("metric: no root", "device/ops.rs", ("let new = ratio.sqrt()", "let new = ratio")),
+    mutant(
+        "metric: mass not updated with its inverse",
+        "device/ops.rs",
+        ("mass_sqrt[i] = if usable { (1.0 / new).sqrt() } else { mass_sqrt[i] };", ""),
+    ),
+    mutant(
+        "metric: Welford with the old deviation twice",
+        "device/ops.rs",
+        ("ss[i] += before * (value[i] - mean[i]);", "ss[i] += before * before;"),
+    ),
+    mutant("metric: samples joined without their means", "device/ops.rs", ("+ between * (dx * dx)", "")),
+    mutant(
+        "metric: oldest sample never forgotten",
+        "estimator/fisher_diag.rs",
+        ("        std::mem::swap(&mut self.older, &mut self.newer);\n        self.newer.count = 0;\n", ""),
+    ),
+    mutant(
+        "metric: draws that did not move are collected",
+        "adapt/diag.rs",
+        ("let usable = steps > if", "let usable = steps + 1 > if"),
+    ),
+    mutant(
+        "metric: adapts until the end of warm-up",
+        "adapt/windows.rs",
+        ("if draw >= self.final_start {", "if draw > self.final_start + 1_000_000 {"),
+    ),
+]
+
+
+def prepare(workspace: Path) -> None:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, workspace / name, ignore=shutil.ignore_patterns("target", "__pycache__"))
+        else:
+            shutil.copy(source, workspace / name)
+
+
+def mutate(mutant: Mutant, text: str) -> str:
+    """Return the source with the mistake in it; each piece must be there exactly once."""
+    for old, new in mutant.changes:
+        if (count := text.count(old)) != 1:
+            raise LookupError(f"{mutant.name}: in {mutant.file} there are {count} of\n    {old}")
+        text = text.replace(old, new)
+    return text
+
+
+def run_tests(workspace: Path, target_dir: Path, target: Sequence[str]) -> tuple[list[str], str]:
+    """Run one test binary; return the tests that failed, and its output."""
+    command = ["cargo", "test", "--quiet", "-p", "nutpie-core", *target, "--no-fail-fast", "--", "--format", "pretty"]
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(target_dir), "RUST_BACKTRACE": "0"}
+    # Warnings are about code that a mutant does not use any more.
+    environment["RUSTFLAGS"] = "-Awarnings"
+    process = subprocess.Popen(
+        command,
+        cwd=workspace,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return [f"(longer than {TIMEOUT} s)"], ""
+    failed = sorted(set(re.findall(r"^test (\S+)(?: - should panic)? \.\.\. FAILED", output, re.MULTILINE)))
+    if process.returncode != 0 and not failed:
+        if "error: could not compile" in output or "error[" in output:
+            raise RuntimeError(output)
+        failed = ["(the test binary crashed)"]
+    return failed, output
+
+
+def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
+    """Return the tests that notice what is in the workspace."""
+    noticed: list[str] = []
+    for target in TARGETS:
+        failed, _ = run_tests(workspace, target_dir, target)
+        noticed += [f"{target[-1]}:{name}" if target[0] == "--test" else name for name in failed]
+        if noticed and quick:
+            break
+    return noticed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="parts of the names of the mutants to try")
+    parser.add_argument("--quick", action="store_true", help="stop at the first test binary that notices")
+    parser.add_argument("--check", action="store_true", help="only see whether the replacements apply")
+    parser.add_argument("--target-dir", type=Path, help="cargo's build folder, to keep it between runs")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTANTS if not arguments.names or any(part in m.name for part in arguments.names)]
+    sources = {m.file: (ROOT / m.file).read_text() for m in chosen}
+    stale = []
+    for m in chosen:
+        try:
+            mutate(m, sources[m.file])
+        except LookupError as error:
+            stale.append(str(error))
+    if stale or arguments.check:
+        print("\n".join(stale) or f"all {len(chosen)} replacements apply")
+        return int(bool(stale))
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        workspace = Path(folder) / "workspace"
+        workspace.mkdir()
+        prepare(workspace)
+        target_dir = arguments.target_dir or Path(folder) / "target"
+        if noticed := judge(workspace, target_dir, quick=False):
+            print("the tests fail without any mutant:", *noticed, sep="\n    ")
+            return 1
+        for m in chosen:
+            path = workspace / m.file
+            original = path.read_text()
+            path.write_text(mutate(m, original))
+            start = time.monotonic()
+            try:
+                noticed = judge(workspace, target_dir, quick=arguments.quick)
+                verdict = ", ".join(noticed) or "SURVIVED"
+            except RuntimeError as error:
+                print(error)
+                noticed, verdict = [], "DOES NOT COMPILE"
+            finally:
+                path.write_text(original)
+            bad += not noticed
+            print(f"{m.name:<62} {time.monotonic() - start:4.0f} s  {verdict}", flush=True)
+    print(f"{len(chosen) - bad} of {len(chosen)} mutants were noticed")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
