@@ -99,14 +99,19 @@ def logmesquite():
     return model
 
 
-def radon():
+def radon(*, centred):
     data = _data("radon_mn")
+    groups = int(data["J"])
     with pm.Model() as model:
         sigma_alpha = pm.HalfNormal("sigma_alpha", 1)
         sigma_y = pm.HalfNormal("sigma_y", 1)
         mu_alpha = pm.Normal("mu_alpha", 0, 10)
         beta = pm.Normal("beta", 0, 10, shape=2)
-        alpha = pm.Normal("alpha", mu_alpha, sigma_alpha, shape=int(data["J"]))
+        if centred:
+            alpha = pm.Normal("alpha", mu_alpha, sigma_alpha, shape=groups)
+        else:
+            raw = pm.Normal("raw", 0, 1, shape=groups)
+            alpha = pm.Deterministic("alpha", mu_alpha + sigma_alpha * raw)
         mean = alpha[data["county_idx"] - 1] + beta[0] * data["log_uppm"] + beta[1] * data["floor_measure"]
         pm.Normal("log_radon", mean, sigma_y, observed=data["log_radon"])
     return model

@@ -1,0 +1,54 @@
+# The one entry to everything. `make demo` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+
+.PHONY: demo test test-statistical mutants lint format bench bench-peers clean
+
+# Everything of the main job: install, compile a model, sample, print a summary, save figures.
+demo: $(VENV)/.installed
+	$(BIN)/python examples/rats.py --output demo-output
+
+test: $(VENV)/.installed
+	cargo test --package nutpie-core
+	$(BIN)/python -m pytest
+
+# Long: PyMC models against the references of posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
+test-statistical: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/statistical -m statistical
+
+# Breaks the sampler in many ways and shows that the tests notice each of them.
+mutants:
+	$(PYTHON) tests/mutants.py
+
+lint: $(VENV)/.installed
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Nanoseconds per leapfrog beside a copy of the same bytes.
+bench:
+	cargo bench --package nutpie-core --bench leapfrog
+
+# This package beside its peers, each in an environment of its own.
+bench-peers: $(VENV)/.installed
+	$(BIN)/python benches/peers/setup_envs.py
+	$(BIN)/python benches/peers/run.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(RUST)
+	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs, or your system's package rustc >= 1.89"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) target demo-output python/nutpie/*.so
