@@ -1,6 +1,6 @@
 //! Nanoseconds per leapfrog, without the density, beside a copy of the bytes that a leapfrog must touch.
 //!
-//! `cargo bench --bench leapfrog` prints a table. The density is a standard normal, timed alone and subtracted. "all" is
+//! `cargo bench --bench leapfrog [-- DIM ...]` prints a table. The density is a standard normal, timed alone and subtracted. "all" is
 //! CPU time of sampling per gradient, everything included: momenta, trees, stored draws. "copy" moves as many bytes as one
 //! leapfrog with its U-turn checks must read and write at the least, 66 per coordinate (half read, half written), over
 //! as many arrays as a trajectory cycles through.
@@ -19,6 +19,16 @@ use nutpie_core::settings::Settings;
 use nutpie_core::trace::MemoryStore;
 
 const BYTES_PER_COORDINATE: usize = 66;
+
+/// Dimension, warm-up draws and draws.
+const SIZES: [(usize, u64, u64); 6] = [
+    (10, 400, 20_000),
+    (100, 400, 10_000),
+    (1_000, 400, 2_000),
+    (10_000, 200, 200),
+    (100_000, 60, 60),
+    (1_000_000, 10, 5),
+];
 
 struct Normal(usize);
 
@@ -151,14 +161,11 @@ fn main() {
         "leaf+2",
         "adapt"
     );
-    for (dim, tune, draws) in [
-        (10, 400, 20_000),
-        (100, 400, 10_000),
-        (1_000, 400, 2_000),
-        (10_000, 200, 200),
-        (100_000, 60, 60),
-        (1_000_000, 10, 5),
-    ] {
+    let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    for (dim, tune, draws) in SIZES {
+        if !chosen.is_empty() && !chosen.contains(&dim) {
+            continue;
+        }
         let (all, steps) = sampling(dim, tune, draws);
         let mut normal = Normal(dim);
         let (x, mut g) = (vec![0.3; dim], vec![0.0; dim]);

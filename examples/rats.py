@@ -50,7 +50,7 @@ def build_model(weights: np.ndarray) -> pm.Model:
 
 
 def plot_growth(idata: az.InferenceData, weights: np.ndarray, path: Path) -> None:
-    """Data and fitted lines, and how the rats' speeds of growth shrink towards the population's."""
+    """Plot data and fitted lines, and how the rats' speeds of growth shrink towards the population's."""
     import matplotlib.pyplot as plt
 
     post = idata.posterior

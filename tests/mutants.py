@@ -37,7 +37,7 @@ COPIED = ("Cargo.toml", "Cargo.lock", "clippy.toml", "rust", "benches")
 TARGETS = (("--lib",), ("--test", "validity"))
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
-TIMEOUT = 240
+TIMEOUT = 150
 
 
 @dataclass(frozen=True)

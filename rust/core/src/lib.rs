@@ -12,6 +12,7 @@ pub mod error;
 pub mod estimator;
 pub mod integrate;
 pub mod kernel;
+mod memory;
 pub mod rng;
 pub mod run;
 pub mod settings;

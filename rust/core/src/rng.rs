@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
-const LANES: usize = 8;
-const GROUP: usize = 2 * LANES;
+
+/// Coordinates come in groups of this many cosines, then as many sines.
+const HALF_GROUP: usize = 8;
+
+/// Blocks that are computed in one go: enough for loops over them to be worth vectorising.
+const BATCH: usize = 64;
 
 /// What a random number is for. Each purpose has numbers of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,22 +53,6 @@ fn round_keys(seed: u64) -> [[u32; 2]; ROUNDS] {
 }
 
 #[inline(always)]
-fn philox(keys: &[[u32; 2]; ROUNDS], mut c: [[u32; LANES]; 4]) -> [[u32; LANES]; 4] {
-    for key in keys {
-        let mut next = [[0u32; LANES]; 4];
-        for i in 0..LANES {
-            let a = u64::from(MULTIPLIER[0]) * u64::from(c[0][i]);
-            let b = u64::from(MULTIPLIER[1]) * u64::from(c[2][i]);
-            next[0][i] = (b >> 32) as u32 ^ c[1][i] ^ key[0];
-            next[1][i] = b as u32;
-            next[2][i] = (a >> 32) as u32 ^ c[3][i] ^ key[1];
-            next[3][i] = a as u32;
-        }
-        c = next;
-    }
-    c
-}
-
 fn philox_one(keys: &[[u32; 2]; ROUNDS], mut c: [u32; 4]) -> [u32; 4] {
     for key in keys {
         let a = u64::from(MULTIPLIER[0]) * u64::from(c[0]);
@@ -155,19 +143,22 @@ fn turn(u: f64) -> (f64, f64) {
     (f64::from_bits(cos.to_bits() ^ negative_cos), f64::from_bits(sin.to_bits() ^ negative_sin))
 }
 
+/// The normals of `cos.len()` blocks from block `first` on.
 #[inline(always)]
-fn group(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], block: u32, out: &mut [f64; GROUP]) {
-    let first: [u32; LANES] = std::array::from_fn(|i| block.wrapping_add(i as u32));
-    let w = philox(keys, [first, [fixed[0]; LANES], [fixed[1]; LANES], [fixed[2]; LANES]]);
-    for i in 0..LANES {
-        let one_to_two = |hi: u32, lo: u32| {
-            let bits = u64::from(hi) << 32 | u64::from(lo);
-            f64::from_bits(bits >> 12 | 0x3FF0_0000_0000_0000)
-        };
-        let radius = (-2.0 * ln(2.0 - one_to_two(w[0][i], w[1][i]))).sqrt();
-        let (cos, sin) = turn(one_to_two(w[2][i], w[3][i]) - 1.0);
-        out[i] = radius * cos;
-        out[LANES + i] = radius * sin;
+fn box_muller(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], first: u32, cos: &mut [f64], sin: &mut [f64]) {
+    let n = cos.len().min(sin.len()).min(BATCH);
+    let (mut for_radius, mut for_angle) = ([0u64; BATCH], [0u64; BATCH]);
+    let one_to_two = |bits: u64| f64::from_bits(bits >> 12 | 0x3FF0_0000_0000_0000);
+    for i in 0..n {
+        let w = philox_one(keys, [first.wrapping_add(i as u32), fixed[0], fixed[1], fixed[2]]);
+        for_radius[i] = u64::from(w[0]) << 32 | u64::from(w[1]);
+        for_angle[i] = u64::from(w[2]) << 32 | u64::from(w[3]);
+    }
+    for i in 0..n {
+        let radius = (-2.0 * ln(2.0 - one_to_two(for_radius[i]))).sqrt();
+        let (c, s) = turn(one_to_two(for_angle[i]) - 1.0);
+        cos[i] = radius * c;
+        sin[i] = radius * s;
     }
 }
 
@@ -181,19 +172,19 @@ pub fn fill_normal(key: Key, purpose: Purpose, out: &mut [f64]) {
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
 fn normals(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], out: &mut [f64]) {
-    let mut block: u32 = 0;
-    let mut groups = out.chunks_exact_mut(GROUP);
-    for chunk in &mut groups {
-        let mut z = [0.0; GROUP];
-        group(keys, fixed, block, &mut z);
-        chunk.copy_from_slice(&z);
-        block = block.wrapping_add(LANES as u32);
-    }
-    let rest = groups.into_remainder();
-    if !rest.is_empty() {
-        let mut z = [0.0; GROUP];
-        group(keys, fixed, block, &mut z);
-        rest.copy_from_slice(&z[..rest.len()]);
+    let (mut cos, mut sin) = ([0.0; BATCH], [0.0; BATCH]);
+    let mut first: u32 = 0;
+    for part in out.chunks_mut(2 * BATCH) {
+        let (groups, rest) = (part.len() / (2 * HALF_GROUP), part.len() % (2 * HALF_GROUP));
+        let blocks = groups * HALF_GROUP + rest.min(HALF_GROUP);
+        box_muller(keys, fixed, first, &mut cos[..blocks], &mut sin[..blocks]);
+        let halves = cos.chunks(HALF_GROUP).zip(sin.chunks(HALF_GROUP));
+        for (out, (cos, sin)) in part.chunks_mut(2 * HALF_GROUP).zip(halves) {
+            let (for_cos, for_sin) = out.split_at_mut(out.len().min(HALF_GROUP));
+            for_cos.copy_from_slice(&cos[..for_cos.len()]);
+            for_sin.copy_from_slice(&sin[..for_sin.len()]);
+        }
+        first = first.wrapping_add(BATCH as u32);
     }
 }
 
@@ -216,8 +207,6 @@ mod tests {
         for (seed, counter, answer) in cases {
             let keys = round_keys(seed);
             assert_eq!(philox_one(&keys, counter), answer);
-            let lanes = philox(&keys, counter.map(|c| [c; LANES]));
-            assert_eq!(lanes.map(|l| l[3]), answer);
         }
     }
 

@@ -2,11 +2,11 @@
 
 use super::{Buf, Device, Dots, Leaf, Metric, Moments, Phase, Refresh, Row, Sample, Span, Step, ops};
 use crate::error::{Error, Result};
-use crate::rng;
+use crate::{memory, rng};
 
 /// Coordinates that a phase finishes before it goes on, so that a new point is read from the nearest cache by all the
 /// spans that end in it.
-const BLOCK: usize = 1024;
+const BLOCK: usize = 512;
 
 /// Rows start at multiples of this many numbers: one cache line, and one vector of the loops.
 const ALIGN: usize = super::simd::LANES;
@@ -37,6 +37,7 @@ impl Array {
         drop(probe);
         // Zeroed pages come from the system untouched: rows that no tree is deep enough to use cost no memory.
         let storage = vec![0.0; length];
+        memory::ask_for_huge_pages(&storage);
         let offset = storage.as_ptr().align_offset(64).min(ALIGN);
         Ok(Array { storage, offset, rows, stride, dim, padded })
     }
