@@ -21,6 +21,7 @@ use harness::{
     Draw, Functional, Kernel, Marginal, SEEDS, check, check_uniform, finish, new_block, positions, product,
     uniforms,
 };
+use nutpie_core::adapt::step_size::DualAverage;
 use nutpie_core::density::HostDensity;
 use nutpie_core::device::{Cpu, Device, Metric, Moments, Phase, Row, Sample};
 use nutpie_core::integrate::{Arrival, Batch};
@@ -659,6 +660,64 @@ fn warm_up_finds_step_size_and_metric() {
         let ideal = target.sd[i].powi(2) / precision.sqrt();
         println!("inverse mass {i}: {:.4} of the ideal", log.exp() / ideal);
         assert!((log.exp() / ideal - 1.0).abs() < 0.05, "inverse mass {i}: {} of {ideal}", log.exp());
+    }
+}
+
+/// The step sizes of a warm-up are those of dual averaging, fed with the statistics that the draws report: the plain
+/// acceptance first, the symmetric one from the moment that no window of the metric will end any more.
+#[test]
+fn step_sizes_follow_dual_averaging() {
+    let target = gaussian(4, 0.6);
+    let mut settings = Settings { seed: 8, tune: 400, draws: 3, ..Settings::default() };
+    settings.adapt.step_size_jitter = 0.0;
+    let draws = finish(&mut new_block(&target, &settings, 0), 4);
+    let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
+    let mut average = DualAverage::new(draws[0].stat("step_size"));
+    let mut searches = vec![0];
+    let mut late = Vec::new();
+    for (number, draw) in draws[..400].iter().enumerate() {
+        if !same(draw.stat("step_size"), average.current()) {
+            // Another search: averaging begins again.
+            searches.push(number);
+            average = DualAverage::new(draw.stat("step_size"));
+        }
+        let after = |name| {
+            let mut after = average.clone();
+            after.update(draw.stat(name), &settings.adapt);
+            after
+        };
+        let fed = [after("mean_tree_accept"), after("mean_tree_accept_sym")];
+        let fits = fed.iter().map(|d| same(draw.stat("step_size_bar"), d.average())).collect::<Vec<_>>();
+        assert!(fits[0] || fits[1], "draw {number}: neither statistic gives the averaged step size");
+        late.extend((fits[0] != fits[1]).then_some((number, fits[1])));
+        average = fed[usize::from(!fits[0])].clone();
+    }
+    // One search at the start, one when the metric of the first gradient is replaced.
+    assert!(searches.len() == 2 && searches[1] < 10, "searches before draws {searches:?}");
+    // The last window ends near draw 200, when it has 80 draws that moved: the next two would be of 120 and 180 draws,
+    // and the metric is final at 340.
+    let first = late.iter().position(|(_, late)| *late).expect("a late draw");
+    assert!((180..=221).contains(&late[first].0), "late from draw {}", late[first].0);
+    assert!(late[first..].iter().all(|(_, late)| *late));
+    assert!(late.len() > 300, "hardly any draw tells the statistics apart");
+    assert!(draws[400..].iter().all(|d| same(d.stat("step_size"), average.average())));
+}
+
+/// Below the largest step size, where the average of logarithms is not that of the steps.
+#[test]
+fn dual_averaging_averages_logarithms() {
+    let settings = Settings::default().adapt;
+    let mut average = DualAverage::new(0.01);
+    let (mut h, mut bar) = (0.0, 0f64);
+    for (count, accept) in [0.5, 0.95, 0.2, 0.8, 1.0, 0.7].into_iter().enumerate() {
+        average.update(accept, &settings);
+        let count = count as f64 + 1.0;
+        h += (0.8 - accept - h) / (count + 10.0);
+        let log_step = 0.1f64.ln() - h * count.sqrt() / 0.05;
+        bar += count.powf(-0.75) * (log_step - bar);
+        assert_close("step size", average.current(), log_step.exp());
+        assert_close("averaged step size", average.average(), bar.exp());
+        assert!(average.current() < settings.max_step_size);
     }
 }
 
