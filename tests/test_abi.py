@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NormalModel
+from simple_model import NormalModel
 
 import nutpie
 from nutpie import _lib

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import NormalModel, fatal_logp, impossible_logp
+from simple_model import NormalModel, fatal_logp, impossible_logp
 
 import nutpie
 

@@ -1,0 +1,76 @@
+"""Models that the tests share, with densities compiled by numba."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from nutpie.models.base import CompiledModel, Density, Variable
+
+_DOUBLE = types.CPointer(types.float64)
+_SIGNATURE = types.int64(types.uint64, _DOUBLE, _DOUBLE, _DOUBLE, types.voidptr)
+
+
+@numba.cfunc(_SIGNATURE)
+def normal_logp(dim, x_ptr, grad_ptr, logp_ptr, _user_data):
+    x = numba.carray(x_ptr, (dim,))
+    grad = numba.carray(grad_ptr, (dim,))
+    logp = 0.0
+    for i in range(dim):
+        scale = 1.0 / (i + 1.0)
+        z = x[i] * scale
+        logp -= 0.5 * z * z
+        grad[i] = -z * scale
+    numba.carray(logp_ptr, (1,))[0] = logp
+    return 0
+
+
+@numba.cfunc(_SIGNATURE)
+def impossible_logp(_dim, _x_ptr, _grad_ptr, _logp_ptr, _user_data):
+    return 1
+
+
+@numba.cfunc(_SIGNATURE)
+def fatal_logp(_dim, _x_ptr, _grad_ptr, _logp_ptr, _user_data):
+    return -1
+
+
+class NormalModel(CompiledModel):
+    """Independent normals with standard deviations 1, 2, 3, ..."""
+
+    def __init__(self, n_dim: int, function: Any = normal_logp) -> None:
+        self._n_dim = n_dim
+        self._function = function
+
+    @property
+    def n_dim(self) -> int:
+        return self._n_dim
+
+    @property
+    def variables(self) -> Sequence[Variable]:
+        double = np.dtype(np.float64)
+        return [Variable("x", (self._n_dim,), double, ("name",)), Variable("total", (), double)]
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        return {"name": [f"n{i}" for i in range(self._n_dim)]}
+
+    @property
+    def unconstrained_names(self) -> Sequence[str]:
+        return [f"x_{i}" for i in range(self._n_dim)]
+
+    def density(self) -> Density:
+        return Density(self._function.address, keep_alive=self._function)
+
+    def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        return {"x": draws, "total": draws.sum(axis=1)}
+
+    def initial_point(self, seed: Sequence[int]) -> np.ndarray:
+        return np.random.default_rng(list(seed)).uniform(-1, 1, self._n_dim)
+
+    def data_groups(self) -> dict[str, dict[str, np.ndarray]]:
+        return {"observed_data": {"y": np.arange(3.0)}, "constant_data": {}}
