@@ -57,7 +57,8 @@ fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
     // In the early windows, in the main ones, in the final part of the warm-up, and after it.
     for stop in [0, 1, 2, 30, 77, 110, 150] {
         let state: ChainState = postcard::from_bytes(&saved[stop]).unwrap();
-        let mut block = Block::resume(Box::new(Cpu::new()), density(), &[state.clone()], 60).unwrap();
+        let mut block =
+            Block::resume(Box::new(Cpu::new()), density(), std::slice::from_ref(&state), 60).unwrap();
         assert_eq!(block.save(0).unwrap().unwrap(), state);
         let mut rest = common::Keep::new(1);
         rest.draws[0] = whole.draws[0][..stop].to_vec();
