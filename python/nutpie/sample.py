@@ -271,7 +271,10 @@ class _Run:
 
 @contextlib.contextmanager
 def _blas_threads(cores: int, chains: int) -> Iterator[None]:
-    """Share the cores among the chains, where the model calls a BLAS with threads of its own."""
+    """Share the cores among the chains that run at once, where the model calls a BLAS with threads of its own."""
+    if min(cores, chains) == 1:
+        yield
+        return
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:

@@ -2,9 +2,8 @@
 
 /// Ask for pages of 2 MiB where a vector is long enough to have some.
 ///
-/// The system clears them several times faster than as many small ones, which is a good part of the cost of storing a draw;
-/// and the trajectory of a large model goes through tens of megabytes in turn, more than the translation buffers of a core
-/// hold as pages of 4 KiB.
+/// The trajectory of a large model goes through tens of megabytes in turn, more than the translation buffers of a core hold as
+/// pages of 4 KiB. Not for stored draws: they are written once, and fresh memory costs more that way on virtual machines.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 pub fn ask_for_huge_pages(vector: &Vec<f64>) {

@@ -3,7 +3,6 @@
 use super::{Record, Store};
 use crate::device::Row;
 use crate::error::{Error, Result};
-use crate::memory::ask_for_huge_pages;
 
 /// The draws of one chain.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,9 +49,7 @@ fn reserve(v: &mut Vec<f64>, rows: u64, columns: usize) -> Result<()> {
             Error::Device(format!(
                 "out of memory: {rows} draws of {columns} numbers do not fit; ask for fewer draws"
             ))
-        })?;
-    ask_for_huge_pages(v);
-    Ok(())
+        })
 }
 
 impl Store for MemoryStore {
