@@ -128,7 +128,7 @@ fn phases(dim: usize) -> [f64; 5] {
     let mut leaf = |spans: usize| {
         best(calls, || {
             let row = next();
-            let span = |k: usize| Span { a: (row + k) % 6, b: row, half_step: 1e-3 };
+            let span = |k: usize| Span { start: (row + k) % 6, adjacent: false };
             let spans_of = [span(1), span(2), span(3), span(4)];
             let leaf = Leaf { metric: 0, row, kick: 1e-3, onward: None, spans };
             dev.finish_leaf(&phase, &metric, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])

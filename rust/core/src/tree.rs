@@ -16,8 +16,14 @@
 /// Index of a stored point.
 pub type Slot = usize;
 
-/// Two points between which a U-turn is looked for, in the order of time.
-pub type Pair = (Slot, Slot);
+/// A point that is to be checked for a U-turn together with the current leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The point.
+    pub start: Slot,
+    /// Whether the leaf is the very next point.
+    pub adjacent: bool,
+}
 
 /// Source of the random decisions of a trajectory.
 pub trait Chooser {
@@ -184,10 +190,9 @@ impl Tree {
 
     fn list_pairs(&mut self) {
         self.pairs.clear();
-        let new = self.current.to;
         let (outer, inner) = self.whole_ends();
         if let Some(start) = self.before_current() {
-            self.pairs.push((start, new));
+            self.pairs.push(Pair { start, adjacent: false });
         }
         // Depth of the piece that ends in the new leaf, as it grows by the joins that this leaf completes.
         let mut depth = 0;
@@ -195,21 +200,16 @@ impl Tree {
             if left.depth != depth {
                 break;
             }
-            self.pairs.push((left.first, new));
+            self.pairs.push(Pair { start: left.first, adjacent: depth == 0 });
             if depth > 0 {
-                self.pairs.push((left.last, new));
+                self.pairs.push(Pair { start: left.last, adjacent: false });
             }
             depth += 1;
         }
         if depth == self.whole.depth {
-            self.pairs.push((outer, new));
+            self.pairs.push(Pair { start: outer, adjacent: depth == 0 });
             if depth > 0 {
-                self.pairs.push((inner, new));
-            }
-        }
-        if !self.forward {
-            for pair in &mut self.pairs {
-                *pair = (pair.1, pair.0);
+                self.pairs.push(Pair { start: inner, adjacent: false });
             }
         }
     }
@@ -369,9 +369,11 @@ mod tests {
             let verdicts: Vec<bool> = tree
                 .pairs()
                 .iter()
-                .map(|(a, b)| {
-                    assert!(place[a] < place[b], "pairs are in the order of time");
-                    (land.turning)(place[a], place[b])
+                .map(|pair| {
+                    let start = place[&pair.start];
+                    assert_eq!(leaf.forward, start < at, "a pair starts behind the leaf");
+                    assert_eq!(pair.adjacent, start.abs_diff(at) == 1);
+                    (land.turning)(start.min(at), start.max(at))
                 })
                 .collect();
             tree.grow(weight, |i| verdicts[i], script);
@@ -473,7 +475,7 @@ mod tests {
             let leaf = tree.next_leaf();
             let at = place[&leaf.from] + 1;
             place.insert(leaf.to, at);
-            seen.push(tree.pairs().iter().map(|(a, b)| (place[a], place[b])).collect::<Vec<_>>());
+            seen.push(tree.pairs().iter().map(|pair| (place[&pair.start], at)).collect::<Vec<_>>());
             tree.grow(-1.0, |_| false, &mut Forward);
         }
         assert_eq!(

@@ -105,11 +105,10 @@ impl Device for Naive {
             self.set(s.p, leaf.row, p);
             for (span, dots) in spans.by_ref().take(leaf.spans) {
                 let end = |row| (self.get(s.x, row), self.get(s.p, row), self.get(s.g, row));
-                let ((xa, pa, ga), (xb, pb, gb)) = (end(span.a), end(span.b));
-                let h = span.half_step;
-                let beyond = |i: usize| h * (pa[i] + pb[i]) + h * h * (gb[i] - ga[i]);
-                let d = combine(xa.len(), |i| xb[i] - xa[i] + m[i] * beyond(i));
-                *dots = [dot(&d, &pa), dot(&d, &pb)];
+                let ((xs, ps, gs), (xl, pl, gl), k) = (end(span.start), end(leaf.row), leaf.kick);
+                let beyond = |i: usize| k * (ps[i] + pl[i]) + k * k * (gl[i] - gs[i]);
+                let d = combine(xs.len(), |i| (xl[i] - xs[i] + m[i] * beyond(i)) / (2.0 * k));
+                *dots = [dot(&d, &ps), dot(&d, &pl)];
             }
             if let Some((to, drift)) = leaf.onward {
                 let next = Step { metric: leaf.metric, from: leaf.row, to, kick: leaf.kick, drift };

@@ -703,6 +703,30 @@ fn step_sizes_follow_dual_averaging() {
     assert!(draws[400..].iter().all(|d| same(d.stat("step_size"), average.average())));
 }
 
+/// The estimate of the metric takes in the start, and of the draws before the final part those that moved: of divergent
+/// trajectories only those that moved by more than four steps.
+#[test]
+fn only_draws_that_moved_are_collected() {
+    let (mut collected, mut passed_over) = (0, 0);
+    for seed in 0..20 {
+        // Too short for a window to end, so that nothing is forgotten; the final part is three draws.
+        let settings = Settings { seed, tune: 20, draws: 0, ..Settings::default() };
+        let mut block = new_block(&Exponential { dim: 2 }, &settings, 0);
+        let draws = finish(&mut block, 2);
+        let usable = |d: &&Draw| {
+            let least = if d.stat("diverging") == 1.0 { 5.0 } else { 1.0 };
+            d.stat("index_in_trajectory").abs() >= least
+        };
+        let moved = draws[..17].iter().filter(usable).count() as u64;
+        let state = block.save(0).unwrap().expect("a state, since the chain is done");
+        assert_eq!(state.estimator.counts, [0, 1 + moved], "seed {seed}");
+        collected += moved;
+        passed_over += 17 - moved;
+    }
+    // Both kinds occur.
+    assert!(collected > 50 && passed_over > 50, "{collected} collected, {passed_over} not");
+}
+
 /// Below the largest step size, where the average of logarithms is not that of the steps.
 #[test]
 fn dual_averaging_averages_logarithms() {

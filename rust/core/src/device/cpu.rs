@@ -1,12 +1,18 @@
 //! The CPU device: each phase is one vectorised pass, by one thread.
 
+use std::cell::Cell;
+use std::ops::Range;
+
 use super::{Buf, Device, Dots, Leaf, Metric, Moments, Phase, Refresh, Row, Sample, Span, Step, ops};
 use crate::error::{Error, Result};
 use crate::{memory, rng};
 
-/// Coordinates that a phase finishes before it goes on, so that a new point is read from the nearest cache by all the
-/// spans that end in it.
+/// Coordinates of a leaf that are finished before the next ones, where it has more spans than one pass takes, so that the
+/// other passes find the leaf in the nearest cache.
 const BLOCK: usize = 512;
+
+/// Spans that are measured in the pass that finishes a leaf, beside that from the point just before.
+const FUSED: usize = 2;
 
 /// Rows start at multiples of this many numbers: one cache line, and one vector of the loops.
 const ALIGN: usize = super::simd::LANES;
@@ -47,6 +53,12 @@ impl Array {
         self.offset + row * self.stride
     }
 
+    /// All rows, to read and write beside each other.
+    fn shared(&mut self) -> Shared<'_> {
+        let Array { offset, rows, stride, .. } = *self;
+        Shared { cells: Cell::from_mut(&mut self.storage[offset..]).as_slice_of_cells(), rows, stride }
+    }
+
     /// A row without its padding.
     fn exact(&self, row: usize) -> &[f64] {
         &self.row(row)[..self.dim]
@@ -72,21 +84,30 @@ impl Array {
 
     /// A row to read and another to write, with padding.
     fn pair(&mut self, read: usize, write: usize) -> (&[f64], &mut [f64]) {
-        let (read, write) = self.pair_mut(read, write);
-        (read, write)
-    }
-
-    /// Two rows to write, with padding.
-    fn pair_mut(&mut self, first: usize, second: usize) -> (&mut [f64], &mut [f64]) {
-        assert_ne!(first, second, "a row cannot be used twice");
-        let (a, b, length) = (self.start(first), self.start(second), self.padded);
+        assert_ne!(read, write, "a row cannot be used twice");
+        let (a, b, length) = (self.start(read), self.start(write), self.padded);
         if a < b {
             let (low, high) = self.storage.split_at_mut(b);
-            (&mut low[a..a + length], &mut high[..length])
+            (&low[a..a + length], &mut high[..length])
         } else {
             let (low, high) = self.storage.split_at_mut(a);
-            (&mut high[..length], &mut low[b..b + length])
+            (&high[..length], &mut low[b..b + length])
         }
+    }
+}
+
+/// The rows of an array.
+struct Shared<'a> {
+    cells: &'a [Cell<f64>],
+    rows: usize,
+    stride: usize,
+}
+
+impl<'a> Shared<'a> {
+    fn row(&self, row: usize, block: &Range<usize>) -> ops::Cells<'a> {
+        assert!(row < self.rows, "row {row} of an array of {} rows", self.rows);
+        let start = row * self.stride;
+        &self.cells[start + block.start..start + block.end]
     }
 }
 
@@ -179,13 +200,12 @@ impl Device for Cpu {
     ) -> Result<()> {
         let Metric::Diag { inv_mass, .. } = *metric;
         let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
+        let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
         for (leaf, kinetic) in leaves.iter().zip(kinetic) {
             let (mine, others) = spans.split_at(leaf.spans);
             let (out, rest) = dots.split_at_mut(leaf.spans);
-            out.fill([0.0; 2]);
-            *kinetic = 0.5 * finish_one(x, p, g, inv_mass.row(leaf.metric), leaf, mine, out);
-            spans = others;
-            dots = rest;
+            *kinetic = 0.5 * points.finish(inv_mass.row(leaf.metric), leaf, mine, out);
+            (spans, dots) = (others, rest);
         }
         Ok(())
     }
@@ -244,47 +264,54 @@ impl Device for Cpu {
     }
 }
 
-/// One leaf, block by block; returns p M^-1 p.
-fn finish_one(
-    x: &mut Array,
-    p: &mut Array,
-    g: &Array,
-    inv_mass: &[f64],
-    leaf: &Leaf,
-    spans: &[Span],
-    dots: &mut [Dots],
-) -> f64 {
-    let mut sum = 0.0;
-    for start in (0..x.padded).step_by(BLOCK) {
-        let block = start..(start + BLOCK).min(x.padded);
-        let (gradient, inv_mass) = (&g.row(leaf.row)[block.clone()], &inv_mass[block.clone()]);
-        sum += match leaf.onward {
-            None => ops::kick(&mut p.row_mut(leaf.row)[block.clone()], gradient, inv_mass, leaf.kick),
-            Some((to, drift)) => {
-                let (x, x_new) = x.pair(leaf.row, to);
-                let (p, p_new) = p.pair_mut(leaf.row, to);
-                ops::kick_on(ops::KickOn {
-                    x: &x[block.clone()],
-                    p: &mut p[block.clone()],
-                    g: gradient,
-                    inv_mass,
-                    kick: leaf.kick,
-                    drift,
-                    x_new: &mut x_new[block.clone()],
-                    p_new: &mut p_new[block.clone()],
-                })
-            }
-        };
-        for (span, dots) in spans.iter().zip(dots.iter_mut()) {
-            let end = |row: usize| ops::End {
-                x: &x.row(row)[block.clone()],
-                p: &p.row(row)[block.clone()],
-                g: &g.row(row)[block.clone()],
-            };
-            let [a, b] = ops::span(end(span.a), end(span.b), inv_mass, span.half_step);
-            dots[0] += a;
-            dots[1] += b;
-        }
+/// The rows of a phase.
+struct Points<'a> {
+    x: Shared<'a>,
+    p: Shared<'a>,
+    g: Shared<'a>,
+}
+
+impl<'a> Points<'a> {
+    fn get(&self, row: usize, block: &Range<usize>) -> ops::Point<'a> {
+        ops::Point { x: self.x.row(row, block), p: self.p.row(row, block), g: self.g.row(row, block) }
     }
-    sum
+
+    /// Finish a leaf; returns p M^-1 p.
+    fn finish(&self, inv_mass: &[f64], leaf: &Leaf, spans: &[Span], dots: &mut [Dots]) -> f64 {
+        dots.fill([0.0; 2]);
+        // The span from the point just before needs less than the others.
+        let adjacent = usize::from(spans.first().is_some_and(|span| span.adjacent));
+        let (before, spans) = spans.split_at(adjacent);
+        let (dots_of_before, dots) = dots.split_at_mut(adjacent);
+        let length = inv_mass.len();
+        let size = if spans.len() <= FUSED { length.max(1) } else { BLOCK };
+        let mut kinetic = 0.0;
+        for start in (0..length).step_by(size) {
+            let block = start..(start + size).min(length);
+            let onward = leaf.onward.map(|(to, drift)| {
+                let ops::Point { x, p, .. } = self.get(to, &block);
+                ops::Onward { x, p, drift }
+            });
+            let work = ops::Leaf {
+                point: self.get(leaf.row, &block),
+                inv_mass: &inv_mass[block.clone()],
+                kick: leaf.kick,
+                onward,
+                before: before.first().map(|span| self.p.row(span.start, &block)),
+            };
+            let start = |span: &Span| self.get(span.start, &block);
+            kinetic += match spans {
+                [] => work.finish([], dots_of_before, dots),
+                [a] => work.finish([start(a)], dots_of_before, dots),
+                [a, b, ..] => work.finish([start(a), start(b)], dots_of_before, dots),
+            };
+            for (span, dots) in spans.iter().zip(&mut *dots).skip(FUSED) {
+                work.span(start(span), dots);
+            }
+        }
+        for dots in dots {
+            *dots = dots.map(|dot| dot / (2.0 * leaf.kick));
+        }
+        kinetic
+    }
 }

@@ -153,24 +153,24 @@ pub struct Leaf {
     pub kick: f64,
     /// Where the next step goes, and its multiple of the velocity.
     pub onward: Option<(usize, f64)>,
-    /// How many of the spans of the call belong to this leaf; each of them has this leaf or older points as ends.
+    /// How many of the spans of the call belong to this leaf.
     pub spans: usize,
 }
 
-/// A piece of a trajectory from point `a` to the later point `b`.
+/// A piece of a trajectory that ends in a leaf.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// Row of the earlier end.
-    pub a: usize,
-    /// Row of the later end.
-    pub b: usize,
-    /// Half the step size, positive.
-    pub half_step: f64,
+    /// Row of the point where it starts, which is earlier if the leaf's kick is positive and later if it is negative.
+    pub start: usize,
+    /// Whether the leaf is the next point.
+    pub adjacent: bool,
 }
 
-/// D . p_a and D . p_b of a span, the whitened displacement times the whitened momentum at the two ends, whatever the
-/// metric. D = x_b - x_a + M^-1 (h (p_a + p_b) + h^2 (g_b - g_a)), h half the step size, is the displacement between the
-/// middles of the two steps that lie beyond the ends.
+/// rho M^-1 p at the start and at the leaf of a span, rho the sum of the momenta at its points, both ends included.
+///
+/// The points between are not needed, since k being the leaf's kick, half a step,
+/// `2 k M^-1 rho = x_l - x_s + M^-1 (k (p_s + p_l) + k^2 (g_l - g_s))`,
+/// the displacement between the middles of the two steps that lie beyond the ends.
 pub type Dots = [f64; 2];
 
 /// Arrays and the phases of the algorithms over them.

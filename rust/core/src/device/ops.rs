@@ -3,6 +3,8 @@
 //! Loops that map are left to the compiler; loops that sum are spelled out ([`super::simd`]). Nothing is fused, so every
 //! machine gives the same bits. Slices are rows with their padding: a multiple of [`LANES`] long, zero at the end.
 
+use std::cell::Cell;
+
 use multiversion::multiversion;
 
 use super::simd::{self, LANES, Loop, Vector};
@@ -18,6 +20,12 @@ fn lanes(slice: &[f64], n: usize) -> &[[f64; LANES]] {
 /// The first `n` vectors of a row.
 fn lanes_mut(slice: &mut [f64], n: usize) -> &mut [[f64; LANES]] {
     &mut slice.as_chunks_mut().0[..n]
+}
+
+/// The first `n` vectors of a row.
+#[inline(always)]
+fn cell_lanes(slice: Cells<'_>, n: usize) -> &[[Cell<f64>; LANES]] {
+    &slice.as_chunks().0[..n]
 }
 
 /// p' = p + kick g, x' = x + drift inv_mass p'.
@@ -43,95 +51,110 @@ pub fn kick_drift(
     }
 }
 
-/// p += kick g; returns sum of inv_mass p^2.
-pub fn kick(p: &mut [f64], g: &[f64], inv_mass: &[f64], kick: f64) -> f64 {
-    simd::run(Kick { p, g, inv_mass, kick })
+/// Numbers of one row, which others may refer to.
+pub type Cells<'a> = &'a [Cell<f64>];
+
+/// A point of a trajectory: position, momentum, gradient.
+#[derive(Clone, Copy)]
+pub struct Point<'a> {
+    pub x: Cells<'a>,
+    pub p: Cells<'a>,
+    pub g: Cells<'a>,
 }
 
-struct Kick<'a> {
-    p: &'a mut [f64],
-    g: &'a [f64],
-    inv_mass: &'a [f64],
-    kick: f64,
+/// Position and momentum after the first half of a step from a leaf.
+#[derive(Clone, Copy)]
+pub struct Onward<'a> {
+    pub x: Cells<'a>,
+    pub p: Cells<'a>,
+    pub drift: f64,
 }
 
-impl Loop for Kick<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) -> f64 {
-        let n = self.p.len() / LANES;
-        let (p, g, inv_mass) = (lanes_mut(self.p, n), lanes(self.g, n), lanes(self.inv_mass, n));
-        let kick = V::splat(self.kick);
-        let mut sum = V::splat(0.0);
-        for i in 0..n {
-            let new = V::load(&p[i]).add(kick.mul(V::load(&g[i])));
-            new.store(&mut p[i]);
-            sum = sum.add(V::load(&inv_mass[i]).mul(new).mul(new));
-        }
-        sum.sum()
-    }
-}
-
-/// [`kick`], followed by [`kick_drift`] to the next point while all is still in registers.
-pub struct KickOn<'a> {
-    pub x: &'a [f64],
-    pub p: &'a mut [f64],
-    pub g: &'a [f64],
+/// A leaf, whose momentum lacks its second half kick.
+pub struct Leaf<'a> {
+    pub point: Point<'a>,
     pub inv_mass: &'a [f64],
     pub kick: f64,
-    pub drift: f64,
-    pub x_new: &'a mut [f64],
-    pub p_new: &'a mut [f64],
+    pub onward: Option<Onward<'a>>,
+    /// Momentum of the point just before, if that span is asked for.
+    pub before: Option<Cells<'a>>,
 }
 
-/// Run a [`KickOn`]; returns sum of inv_mass p^2.
-pub fn kick_on(work: KickOn) -> f64 {
-    simd::run(work)
-}
+impl Leaf<'_> {
+    /// p += kick g, then, while all of it is in registers, the first half of the step onward and the inner products of the
+    /// span from the point before and of `N` others. Adds rho M^-1 p at the ends of the first to `of_before`, that of the
+    /// others times 2 kick to `of_spans`; returns p M^-1 p.
+    pub fn finish<const N: usize>(
+        &self,
+        starts: [Point; N],
+        of_before: &mut [[f64; 2]],
+        of_spans: &mut [[f64; 2]],
+    ) -> f64 {
+        let (kinetic, before, spans) = simd::run(Finish { leaf: self, starts });
+        add(of_before, &[before]);
+        add(of_spans, &spans);
+        kinetic
+    }
 
-impl Loop for KickOn<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) -> f64 {
-        let n = self.p.len() / LANES;
-        let (x, p, g) = (lanes(self.x, n), lanes_mut(self.p, n), lanes(self.g, n));
-        let inv_mass = lanes(self.inv_mass, n);
-        let (x_new, p_new) = (lanes_mut(self.x_new, n), lanes_mut(self.p_new, n));
-        let (kick, drift) = (V::splat(self.kick), V::splat(self.drift));
-        let mut sum = V::splat(0.0);
-        for i in 0..n {
-            let (force, mass) = (kick.mul(V::load(&g[i])), V::load(&inv_mass[i]));
-            let here = V::load(&p[i]).add(force);
-            here.store(&mut p[i]);
-            sum = sum.add(mass.mul(here).mul(here));
-            let half = here.add(force);
-            half.store(&mut p_new[i]);
-            V::load(&x[i]).add(drift.mul(mass.mul(half))).store(&mut x_new[i]);
-        }
-        sum.sum()
+    /// Add 2 kick rho M^-1 p at the ends of one more span that ends here, when the leaf is finished.
+    pub fn span(&self, start: Point, sums: &mut [f64; 2]) {
+        let found = simd::run(Span { leaf: self, start });
+        add(std::slice::from_mut(sums), &[found]);
     }
 }
 
-/// One end of a span: position, momentum, gradient.
-#[derive(Clone, Copy)]
-pub struct End<'a> {
-    pub x: &'a [f64],
-    pub p: &'a [f64],
-    pub g: &'a [f64],
+fn add(sums: &mut [[f64; 2]], more: &[[f64; 2]]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum = [sum[0] + more[0], sum[1] + more[1]];
+    }
 }
 
-/// D . p_a and D . p_b with D = x_b - x_a + inv_mass (h (p_a + p_b) + h^2 (g_b - g_a)).
-pub fn span(a: End, b: End, inv_mass: &[f64], half_step: f64) -> [f64; 2] {
-    simd::run(Span { a, b, inv_mass, half_step })
+struct Finish<'a, const N: usize> {
+    leaf: &'a Leaf<'a>,
+    starts: [Point<'a>; N],
+}
+
+impl<const N: usize> Loop for Finish<'_, N> {
+    type Output = (f64, [f64; 2], [[f64; 2]; N]);
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> Self::Output {
+        let Leaf { point, inv_mass, kick, onward, before } = *self.leaf;
+        let n = inv_mass.len() / LANES;
+        let (point, inv_mass, kick) = (Lanes::new(point, n), lanes(inv_mass, n), V::splat(kick));
+        let onward = onward.map(|to| (cell_lanes(to.x, n), cell_lanes(to.p, n), V::splat(to.drift)));
+        let before = before.map(|p| cell_lanes(p, n));
+        let starts = self.starts.map(|start| Lanes::new(start, n));
+        let mut kinetic = V::splat(0.0);
+        let (mut of_before, mut of_spans) = ([V::splat(0.0); 2], [[V::splat(0.0); 2]; N]);
+        for i in 0..n {
+            let ([x, p, g], inv_mass) = (point.get::<V>(i), V::load(&inv_mass[i]));
+            let force = kick.mul(g);
+            let p = p.add(force);
+            p.put(&point.p[i]);
+            let velocity = inv_mass.mul(p);
+            kinetic = kinetic.add(velocity.mul(p));
+            if let Some(before) = before {
+                let start = V::get(&before[i]);
+                let sum = inv_mass.mul(start).add(velocity);
+                of_before = [of_before[0].add(sum.mul(start)), of_before[1].add(sum.mul(p))];
+            }
+            if let Some((x_to, p_to, drift)) = onward {
+                let half = p.add(force);
+                half.put(&p_to[i]);
+                x.add(drift.mul(inv_mass.mul(half))).put(&x_to[i]);
+            }
+            for (sums, start) in of_spans.iter_mut().zip(&starts) {
+                start.add_span(i, [x, p, g], inv_mass, kick, sums);
+            }
+        }
+        (kinetic.sum(), of_before.map(V::sum), of_spans.map(|sums| sums.map(V::sum)))
+    }
 }
 
 struct Span<'a> {
-    a: End<'a>,
-    b: End<'a>,
-    inv_mass: &'a [f64],
-    half_step: f64,
+    leaf: &'a Leaf<'a>,
+    start: Point<'a>,
 }
 
 impl Loop for Span<'_> {
@@ -139,20 +162,44 @@ impl Loop for Span<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> [f64; 2] {
-        let n = self.inv_mass.len() / LANES;
-        let (x_a, p_a, g_a) = (lanes(self.a.x, n), lanes(self.a.p, n), lanes(self.a.g, n));
-        let (x_b, p_b, g_b) = (lanes(self.b.x, n), lanes(self.b.p, n), lanes(self.b.g, n));
-        let inv_mass = lanes(self.inv_mass, n);
-        let h = V::splat(self.half_step);
-        let (mut at_a, mut at_b) = (V::splat(0.0), V::splat(0.0));
+        let Leaf { point, inv_mass, kick, .. } = *self.leaf;
+        let n = inv_mass.len() / LANES;
+        let (point, inv_mass, kick) = (Lanes::new(point, n), lanes(inv_mass, n), V::splat(kick));
+        let start = Lanes::new(self.start, n);
+        let mut sums = [V::splat(0.0); 2];
         for i in 0..n {
-            let (p_a, p_b) = (V::load(&p_a[i]), V::load(&p_b[i]));
-            let beyond = p_a.add(p_b).add(h.mul(V::load(&g_b[i]).sub(V::load(&g_a[i]))));
-            let d = V::load(&x_b[i]).sub(V::load(&x_a[i])).add(h.mul(V::load(&inv_mass[i])).mul(beyond));
-            at_a = at_a.add(d.mul(p_a));
-            at_b = at_b.add(d.mul(p_b));
+            start.add_span(i, point.get(i), V::load(&inv_mass[i]), kick, &mut sums);
         }
-        [at_a.sum(), at_b.sum()]
+        sums.map(V::sum)
+    }
+}
+
+/// A [`Point`] as vectors.
+struct Lanes<'a> {
+    x: &'a [[Cell<f64>; LANES]],
+    p: &'a [[Cell<f64>; LANES]],
+    g: &'a [[Cell<f64>; LANES]],
+}
+
+impl<'a> Lanes<'a> {
+    #[inline(always)]
+    fn new(point: Point<'a>, n: usize) -> Self {
+        Lanes { x: cell_lanes(point.x, n), p: cell_lanes(point.p, n), g: cell_lanes(point.g, n) }
+    }
+
+    #[inline(always)]
+    fn get<V: Vector>(&self, i: usize) -> [V; 3] {
+        [V::get(&self.x[i]), V::get(&self.p[i]), V::get(&self.g[i])]
+    }
+
+    /// Add what the i-th vectors have of the inner products of the span from this point to `end`.
+    #[inline(always)]
+    fn add_span<V: Vector>(&self, i: usize, end: [V; 3], inv_mass: V, kick: V, sums: &mut [V; 2]) {
+        let ([x_start, p_start, g_start], [x, p, g]) = (self.get::<V>(i), end);
+        let beyond = p_start.add(p).add(kick.mul(g.sub(g_start)));
+        let d = x.sub(x_start).add(kick.mul(inv_mass).mul(beyond));
+        sums[0] = sums[0].add(d.mul(p_start));
+        sums[1] = sums[1].add(d.mul(p));
     }
 }
 

@@ -5,6 +5,8 @@
 //! the same bits.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
+
 /// Numbers in a vector.
 pub const LANES: usize = 8;
 
@@ -16,6 +18,10 @@ pub trait Vector: Copy {
     fn load(from: &[f64; LANES]) -> Self;
     /// To memory.
     fn store(self, to: &mut [f64; LANES]);
+    /// From memory that others may refer to.
+    fn get(from: &[Cell<f64>; LANES]) -> Self;
+    /// To memory that others may refer to.
+    fn put(self, to: &[Cell<f64>; LANES]);
     /// Lane by lane.
     fn add(self, other: Self) -> Self;
     /// Lane by lane.
@@ -51,6 +57,14 @@ impl Vector for Plain {
         *to = self.0;
     }
     #[inline(always)]
+    fn get(from: &[Cell<f64>; LANES]) -> Self {
+        Plain(std::array::from_fn(|i| from[i].get()))
+    }
+    #[inline(always)]
+    fn put(self, to: &[Cell<f64>; LANES]) {
+        to.iter().zip(self.0).for_each(|(to, value)| to.set(value));
+    }
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         Plain(std::array::from_fn(|i| self.0[i] + other.0[i]))
     }
@@ -66,6 +80,8 @@ impl Vector for Plain {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::cell::Cell;
+
     use super::{LANES, Vector};
     use std::arch::x86_64::{
         __m256d, __m512d, _mm256_add_pd, _mm256_loadu_pd, _mm256_mul_pd, _mm256_set1_pd, _mm256_storeu_pd,
@@ -78,7 +94,7 @@ mod x86 {
     pub struct Avx512(__m512d);
 
     // SAFETY of all blocks below: the dispatcher calls the loops that use this type only where the instruction set exists;
-    // loads and stores cover the eight numbers of the array behind the pointer.
+    // loads and stores cover the eight numbers of the array behind the pointer; a cell is what it holds, and may change.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Vector for Avx512 {
         #[inline(always)]
@@ -92,6 +108,14 @@ mod x86 {
         #[inline(always)]
         fn store(self, to: &mut [f64; LANES]) {
             unsafe { _mm512_storeu_pd(to.as_mut_ptr(), self.0) }
+        }
+        #[inline(always)]
+        fn get(from: &[Cell<f64>; LANES]) -> Self {
+            Avx512(unsafe { _mm512_loadu_pd(from.as_ptr().cast()) })
+        }
+        #[inline(always)]
+        fn put(self, to: &[Cell<f64>; LANES]) {
+            unsafe { _mm512_storeu_pd(to.as_ptr().cast_mut().cast(), self.0) }
         }
         #[inline(always)]
         fn add(self, other: Self) -> Self {
@@ -126,6 +150,19 @@ mod x86 {
         #[inline(always)]
         fn store(self, to: &mut [f64; LANES]) {
             let p = to.as_mut_ptr();
+            unsafe {
+                _mm256_storeu_pd(p, self.0);
+                _mm256_storeu_pd(p.add(4), self.1);
+            }
+        }
+        #[inline(always)]
+        fn get(from: &[Cell<f64>; LANES]) -> Self {
+            let p = from.as_ptr().cast();
+            unsafe { Avx(_mm256_loadu_pd(p), _mm256_loadu_pd(p.add(4))) }
+        }
+        #[inline(always)]
+        fn put(self, to: &[Cell<f64>; LANES]) {
+            let p = to.as_ptr().cast_mut().cast();
             unsafe {
                 _mm256_storeu_pd(p, self.0);
                 _mm256_storeu_pd(p.add(4), self.1);

@@ -1,11 +1,10 @@
 //! The no-U-turn sampler (Hoffman and Gelman 2014) with multinomial selection (Betancourt 2017).
 //!
 //! A point of the trajectory has weight exp(E_0 - E), E = p M^-1 p / 2 - log pi(x). A span from a to b is a U-turn when
-//! D . p_a <= 0 or D . p_b <= 0, where D is the displacement between the middles of the two steps that lie beyond the ends.
-//! For leapfrog steps of size e, D / e is exactly M^-1 times the sum of the momenta of the span, ends included, so this is
-//! the criterion of Betancourt (2017, A.4.2) without its running sums. The displacement x_b - x_a itself reads less, but
-//! ends trajectories earlier: on the correlated Gaussian W1 of the benchmarks it had half the minimum ESS per gradient, on
-//! others the same.
+//! rho M^-1 p_a <= 0 or rho M^-1 p_b <= 0, where rho is the sum of the momenta at its points (Betancourt 2017, A.4.2). For
+//! leapfrog steps that sum follows from the ends ([`crate::device::Dots`]), so there are no running sums. The displacement
+//! x_b - x_a in its place reads less, but ends trajectories earlier: on the correlated Gaussian W1 of the benchmarks it had
+//! half the minimum ESS per gradient, on others the same.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,7 @@ use crate::integrate::{Arrival, Batch, Request};
 use crate::rng::Stream;
 use crate::settings::{Configure, Field, Setting, Value};
 use crate::trace::{Kind, Statistic};
-use crate::tree::{self, Chooser, End, Slot, Tree};
+use crate::tree::{self, Chooser, End, Pair, Slot, Tree};
 
 /// Settings of the kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -253,8 +252,7 @@ impl Nuts {
             begun: leaf.expected,
             onward: leaf.onward.map(|slot| row + slot),
         };
-        let half_step = 0.5 * self.step;
-        let span = |(a, b): &(Slot, Slot)| Span { a: row + a, b: row + b, half_step };
+        let span = |pair: &Pair| Span { start: row + pair.start, adjacent: pair.adjacent };
         batch.push(request, self.tree.pairs().iter().map(span));
     }
 
