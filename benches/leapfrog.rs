@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench leapfrog [-- DIM ...]` prints a table. The density is a standard normal, timed alone and subtracted. "all" is
 //! CPU time of sampling per gradient, everything included: momenta, trees, stored draws. "copy" moves as many bytes as one
-//! leapfrog with its U-turn checks must read and write at the least, 66 per coordinate (half read, half written), over
-//! as many arrays as a trajectory cycles through.
+//! leapfrog with its U-turn checks by sums of momenta must read and write at the least, 82 per coordinate (half read, half
+//! written), over as many arrays as a trajectory cycles through. (With displacements in place of the sums it would be 66.)
 
 #![allow(clippy::expect_used)]
 
@@ -18,7 +18,7 @@ use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::MemoryStore;
 
-const BYTES_PER_COORDINATE: usize = 66;
+const BYTES_PER_COORDINATE: usize = 82;
 
 /// Dimension, warm-up draws and draws.
 const SIZES: [(usize, u64, u64); 6] = [

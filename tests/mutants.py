@@ -36,6 +36,7 @@ COPIED = ("Cargo.toml", "Cargo.lock", "clippy.toml", "rust", "benches")
 #: The tests, in the order in which they run: test binary, parts of names. The quick ones come first with ``--quick``.
 UNIT = (("--lib",), ())
 EXACT = (("--test", "validity"), ("trajectories", "a_turn", "statistics", "metric_is", "dual", "collected"))
+DEVICE = (("--test", "device"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -116,14 +117,14 @@ MUTANTS = [
         "tree: whole span unchecked when going backward",
         "tree.rs",
         (
-            "            self.pairs.push((outer, new));\n",
-            "            self.pairs.push((if self.forward { outer } else { inner }, new));\n",
+            "Pair { start: outer, adjacent: depth == 0 }",
+            "Pair { start: if self.forward { outer } else { inner }, adjacent: depth == 0 }",
         ),
     ),
     mutant(
         "tree: whole span unchecked",
         "tree.rs",
-        ("            self.pairs.push((outer, new));\n", "            self.pairs.push((inner, new));\n"),
+        ("Pair { start: outer, adjacent: depth == 0 }", "Pair { start: inner, adjacent: depth == 0 }"),
     ),
     mutant(
         "tree: a U-turn of the whole only counts going forward",
@@ -136,7 +137,7 @@ MUTANTS = [
     mutant(
         "tree: spans start one point late",
         "tree.rs",
-        ("            self.pairs.push((left.first, new));\n", "            self.pairs.push((left.last, new));\n"),
+        ("Pair { start: left.first, adjacent: depth == 0 }", "Pair { start: left.last, adjacent: depth == 0 }"),
     ),
     mutant(
         "tree: a subtree that turned is kept",
@@ -179,29 +180,56 @@ MUTANTS = [
         "tree.rs",
         ("self.whole.depth >= self.max_depth", "self.whole.depth + 1 >= self.max_depth"),
     ),
-    mutant("nuts: only the first end is checked", "kernel/nuts.rs", (TURN, "!(*a > 0.0)")),
+    mutant(
+        "nuts: only the end that comes first in time is checked",
+        "kernel/nuts.rs",
+        ("|[a, b]| " + TURN, "|[a, b]| !(if self.points[self.to].index > 0 { *a } else { *b } > 0.0)"),
+    ),
     mutant(
         "nuts: only the newest end is checked",
         "kernel/nuts.rs",
-        ("|[a, b]| " + TURN, "|[a, b]| !(if self.points[self.to].index > 0 { *b } else { *a } > 0.0)"),
+        ("|[a, b]| " + TURN, "|[_, b]| !(*b > 0.0)"),
     ),
     mutant(
         "nuts: only the oldest end is checked",
         "kernel/nuts.rs",
-        ("|[a, b]| " + TURN, "|[a, b]| !(if self.points[self.to].index > 0 { *a } else { *b } > 0.0)"),
+        ("|[a, b]| " + TURN, "|[a, _]| !(*a > 0.0)"),
     ),
     mutant("nuts: U-turn needs both ends", "kernel/nuts.rs", (TURN, "!(*a > 0.0 || *b > 0.0)")),
     mutant("nuts: no U-turn is found", "kernel/nuts.rs", (TURN, "(*a).is_nan() || (*b).is_nan()")),
     mutant("nuts: a product that is not a number is no U-turn", "kernel/nuts.rs", (TURN, "*a <= 0.0 || *b <= 0.0")),
     mutant(
-        "nuts: half steps of the spans go in the direction of travel",
-        "kernel/nuts.rs",
-        ("let half_step = 0.5 * self.step;", "let half_step = 0.5 * sign * self.step;"),
+        "device: half steps beyond a span go the other way",
+        "device/ops.rs",
+        ("x.sub(x_start).add(kick", "x.sub(x_start).sub(kick"),
     ),
     mutant(
-        "nuts: spans without the half steps",
-        "kernel/nuts.rs",
-        ("let half_step = 0.5 * self.step;", "let half_step = 0.0;"),
+        "device: spans without the half steps",
+        "device/ops.rs",
+        ("x.sub(x_start).add(kick.mul(inv_mass).mul(beyond))", "x.sub(x_start).add(V::splat(0.0).mul(beyond))"),
+    ),
+    mutant(
+        "device: spans without the gradients",
+        "device/ops.rs",
+        ("p_start.add(p).add(kick.mul(g.sub(g_start)))", "p_start.add(p)"),
+    ),
+    mutant(
+        "device: span from the point before with the momentum of one end",
+        "device/ops.rs",
+        ("inv_mass.mul(start).add(velocity)", "inv_mass.mul(start)"),
+    ),
+    mutant(
+        "device: spans backward in time count as forward",
+        "device/cpu.rs",
+        ("dot / (2.0 * leaf.kick)", "dot / (2.0 * leaf.kick.abs())"),
+    ),
+    mutant(
+        "device: more spans than one pass takes are measured in the first block only",
+        "device/cpu.rs",
+        (
+            "                work.span(start(span), dots);\n",
+            "                if block.start == 0 { work.span(start(span), dots) }\n",
+        ),
     ),
     mutant(
         "nuts: divergences go unnoticed",
@@ -307,28 +335,23 @@ MUTANTS = [
     mutant(
         "leapfrog: gradient of the point before",
         "device/cpu.rs",
-        ("(&g.row(leaf.row)[block.clone()],", "(&g.row(leaf.row.saturating_sub(1))[block.clone()],"),
+        ("g: self.g.row(row, block) }", "g: self.g.row(row.saturating_sub(1), block) }"),
     ),
     mutant("leapfrog: velocity without the mass", "device/ops.rs", ("drift * (inv_mass[i] * half)", "drift * half")),
     mutant(
         "leapfrog: kick onward without its second half",
         "device/ops.rs",
-        ("let half = here.add(force);", "let half = here;"),
+        ("let half = p.add(force);", "let half = p;"),
     ),
     mutant(
         "leapfrog: kinetic energy without the mass",
         "device/ops.rs",
-        ("sum = sum.add(V::load(&inv_mass[i]).mul(new).mul(new));", "sum = sum.add(new.mul(new));"),
-    ),
-    mutant(
-        "leapfrog: kinetic energy without the mass, onward",
-        "device/ops.rs",
-        ("sum = sum.add(mass.mul(here).mul(here));", "sum = sum.add(here.mul(here));"),
+        ("kinetic = kinetic.add(velocity.mul(p));", "kinetic = kinetic.add(p.mul(p));"),
     ),
     mutant(
         "leapfrog: kinetic energy without the half",
         "device/cpu.rs",
-        ("*kinetic = 0.5 * finish_one(", "*kinetic = finish_one("),
+        ("*kinetic = 0.5 * points.finish(", "*kinetic = points.finish("),
     ),
     # Momentum and random numbers.
     mutant(
@@ -463,7 +486,7 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (UNIT, EXACT, ALL) if quick else (UNIT, ALL):
+    for target, names in (UNIT, DEVICE, EXACT, ALL) if quick else (UNIT, DEVICE, ALL):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

@@ -197,6 +197,70 @@ fn a_naive_device_gives_the_same_chain() {
     }
 }
 
+/// Numbers without a pattern, between -1 and 1.
+fn scattered(n: usize, seed: usize) -> Vec<f64> {
+    (0..n).map(|i| ((i * 7919 + seed * 104_729) as f64 * 0.618_033_988_75).fract() * 2.0 - 1.0).collect()
+}
+
+/// What finishing a leaf leaves behind: all rows, the kinetic energy and the inner products.
+fn finished(mut dev: impl Device, dim: usize, leaf: Leaf, spans: &[Span]) -> (Vec<Vec<f64>>, f64, Vec<Dots>) {
+    const ROWS: usize = 8;
+    let phase = Phase::alloc(&mut dev, ROWS, dim).unwrap();
+    let metric = Metric::alloc_diag(&mut dev, 2, dim).unwrap();
+    let bufs = [phase.x, phase.p, phase.g];
+    for (i, buf) in bufs.into_iter().enumerate() {
+        for index in 0..ROWS {
+            dev.write(Row { buf, index }, &scattered(dim, 3 * index + i)).unwrap();
+        }
+    }
+    let positive: Vec<f64> = scattered(dim, 99).iter().map(|v| v.exp()).collect();
+    dev.write(Row { buf: metric.bufs()[0], index: leaf.metric }, &positive).unwrap();
+    // Row 0 is the leaf, a step and a half kick on from row 1.
+    let step = Step { metric: leaf.metric, from: 1, to: 0, kick: leaf.kick, drift: 2.0 * leaf.kick };
+    dev.kick_drift(&phase, &metric, &[step]).unwrap();
+    let (mut kinetic, mut dots) = ([f64::NAN], vec![[f64::NAN; 2]; spans.len()]);
+    dev.finish_leaf(&phase, &metric, &[leaf], spans, &mut kinetic, &mut dots).unwrap();
+    let mut rows = Vec::new();
+    for buf in bufs {
+        for index in 0..ROWS {
+            rows.push(vec![0.0; dim]);
+            dev.read(Row { buf, index }, rows.last_mut().unwrap()).unwrap();
+        }
+    }
+    (rows, kinetic[0], dots)
+}
+
+#[test]
+fn leaves_are_finished_as_documented() {
+    for dim in [1, 7, 8, 500, 1030] {
+        for (kick, n_spans, adjacent, goes_on) in [
+            (0.1, 0, false, false),
+            (-0.1, 0, false, true),
+            (0.1, 1, true, true),
+            (-0.2, 1, false, false),
+            (0.2, 3, true, false),
+            (-0.2, 2, false, true),
+            (-0.1, 5, true, true),
+            (0.1, 5, false, false),
+        ] {
+            let spans: Vec<Span> =
+                (1..=n_spans).map(|start| Span { start, adjacent: adjacent && start == 1 }).collect();
+            let onward = goes_on.then_some((7, 2.0 * kick));
+            let leaf = Leaf { metric: 1, row: 0, kick, onward, spans: n_spans };
+            let (rows, kinetic, dots) = finished(Cpu::new(), dim, leaf, &spans);
+            let (rows_naive, kinetic_naive, dots_naive) = finished(Naive::default(), dim, leaf, &spans);
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * (1.0 + b.abs()) * dim as f64;
+            assert!(near(kinetic, kinetic_naive), "{dim}: {kinetic} and {kinetic_naive}");
+            for (a, b) in rows.iter().flatten().zip(rows_naive.iter().flatten()) {
+                assert!(near(*a, *b), "{dim}: {a} and {b}");
+            }
+            for (a, b) in dots.iter().flatten().zip(dots_naive.iter().flatten()) {
+                assert!(near(*a, *b), "{dim}, {n_spans} spans: {dots:?} and {dots_naive:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn chains_of_a_block_do_not_depend_on_each_other() {
     let settings = Settings { seed: 5, tune: 50, draws: 50, ..Settings::default() };

@@ -167,8 +167,8 @@ impl Loop for Span<'_> {
         let (point, inv_mass, kick) = (Lanes::new(point, n), lanes(inv_mass, n), V::splat(kick));
         let start = Lanes::new(self.start, n);
         let mut sums = [V::splat(0.0); 2];
-        for i in 0..n {
-            start.add_span(i, point.get(i), V::load(&inv_mass[i]), kick, &mut sums);
+        for (i, inv_mass) in inv_mass.iter().enumerate() {
+            start.add_span(i, point.get(i), V::load(inv_mass), kick, &mut sums);
         }
         sums.map(V::sum)
     }
