@@ -2,10 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ProgressBar"]
+__all__ = ["ChainProgress", "ProgressBar"]
+
+
+@dataclass(frozen=True)
+class ChainProgress:
+    """How far one chain is.
+
+    Parameters
+    ----------
+    finished_draws
+        Finished draws, warm-up included.
+    total_draws
+        All draws that it is to make, warm-up included.
+    divergences
+        Number of divergent draws after warm-up.
+    divergent_draws
+        Indices of all divergent draws, warm-up included.
+    tuning
+        Whether the latest draw belongs to the warm-up.
+    started
+        Whether it has begun.
+    latest_num_steps
+        Leapfrog steps of the latest draw, each with one gradient.
+    total_num_steps
+        Leapfrog steps so far.
+    step_size
+        Step size of the latest draw.
+    runtime_ms
+        Milliseconds since it began, or that it took.
+    """
+
+    finished_draws: int
+    total_draws: int
+    divergences: int
+    divergent_draws: Sequence[int]
+    tuning: bool
+    started: bool
+    latest_num_steps: int
+    total_num_steps: int
+    step_size: float
+    runtime_ms: int
+
+    @property
+    def num_steps(self) -> int:
+        """Another name of ``latest_num_steps``."""
+        return self.latest_num_steps
+
+    @classmethod
+    def from_core(cls, values: Mapping[str, Any], total_draws: int) -> ChainProgress:
+        """Take what `nutpie._lib.Control.progress` says of a chain."""
+        return cls(total_draws=total_draws, **values)
 
 
 class ProgressBar:
@@ -33,11 +84,11 @@ class ProgressBar:
             mininterval=0.2,
         )
 
-    def update(self, progress: Sequence[dict[str, Any]]) -> None:
-        """Show the state of the chains, as `nutpie._lib.Control.progress` gives it."""
+    def update(self, progress: Sequence[ChainProgress]) -> None:
+        """Show the state of the chains."""
         if self._bar.disable:
             return
-        finished = sum(p["finished_draws"] for p in progress)
+        finished = sum(p.finished_draws for p in progress)
         if finished:
             self._bar.set_postfix_str(_postfix(progress, finished), refresh=False)
         self._bar.update(finished - self._bar.n)
@@ -47,12 +98,11 @@ class ProgressBar:
         self._bar.close()
 
 
-def _postfix(progress: Sequence[dict[str, Any]], finished: int) -> str:
-    steps = sum(p["total_num_steps"] for p in progress)
-    running = [p["step_size"] for p in progress if p["finished_draws"]]
+def _postfix(progress: Sequence[ChainProgress], finished: int) -> str:
+    steps = sum(p.total_num_steps for p in progress)
+    running = [p.step_size for p in progress if p.finished_draws]
     low, high = min(running), max(running)
     step = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g}-{high:.2g}"
     return (
-        f"divergences {sum(p['divergences'] for p in progress)}, step size {step}, "
-        f"gradients/draw {steps / finished:.1f}"
+        f"divergences {sum(p.divergences for p in progress)}, step size {step}, gradients/draw {steps / finished:.1f}"
     )

@@ -42,9 +42,11 @@ impl Control {
                 d.set_item("tuning", p.tuning)?;
                 d.set_item("finished_draws", p.finished_draws)?;
                 d.set_item("divergences", p.divergences)?;
+                d.set_item("divergent_draws", p.divergent_draws)?;
                 d.set_item("total_num_steps", p.total_num_steps)?;
                 d.set_item("latest_num_steps", p.latest_num_steps)?;
                 d.set_item("step_size", p.step_size)?;
+                d.set_item("runtime_ms", p.runtime.as_millis() as u64)?;
                 Ok(d)
             })
             .collect()

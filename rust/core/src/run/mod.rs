@@ -138,11 +138,12 @@ impl Run<'_> {
         let progress = &control.chains[chain];
         let mut block = Block::start(Box::new(Cpu::new()), (self.density)(), self.settings, &[start])?;
         progress.begin();
-        while !block.done() && !control.stopped() {
-            let step = block.round(store, |done| progress.draw(&done.outcome, done.step_size, done.tuning));
-            *n_gradients = block.chains()[0].n_gradients();
-            step?;
+        let mut result = Ok(());
+        while result.is_ok() && !block.done() && !control.stopped() {
+            result = block.round(store, |done| progress.draw(&done.outcome, done.step_size, done.tuning));
         }
-        Ok(())
+        *n_gradients = block.chains()[0].n_gradients();
+        progress.end();
+        result
     }
 }
