@@ -16,7 +16,7 @@ use nutpie_core::density::{Failure, HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Device, Leaf, Metric, Moments, Phase, Refresh, Sample, Span, Step};
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
-use nutpie_core::trace::MemoryStore;
+use nutpie_core::trace::{Keep, MemoryStore};
 
 const BYTES_PER_COORDINATE: usize = 82;
 
@@ -70,7 +70,7 @@ fn sampling(dim: usize, tune: u64, draws: u64) -> (f64, f64) {
     let mut per_draw = 0.0;
     for _ in 0..3 {
         let density = Box::new(OnHost::new(Normal(dim)));
-        let mut store = MemoryStore::new(dim, N_STATISTICS, tune, draws, true).expect("memory");
+        let mut store = MemoryStore::new(dim, N_STATISTICS, tune, draws, Keep::default()).expect("memory");
         let mut block =
             Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).expect("start");
         let clock = Instant::now();

@@ -39,6 +39,18 @@ def fatal_logp(_dim, _x_ptr, _grad_ptr, _logp_ptr, _user_data):
     return -1
 
 
+@numba.cfunc(_SIGNATURE)
+def fatal_far_out(dim, x_ptr, grad_ptr, logp_ptr, _user_data):
+    x = numba.carray(x_ptr, (dim,))
+    grad = numba.carray(grad_ptr, (dim,))
+    logp = 0.0
+    for i in range(dim):
+        logp -= 0.5 * x[i] * x[i]
+        grad[i] = -x[i]
+    numba.carray(logp_ptr, (1,))[0] = logp
+    return -1 if x[0] > 3.0 else 0
+
+
 class NormalModel(CompiledModel):
     """Independent normals with standard deviations 1, 2, 3, ..."""
 

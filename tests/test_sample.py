@@ -104,9 +104,28 @@ def test_unknown_keyword_names_the_nearest(model):
         sample(model, chain=2)
 
 
+@pytest.mark.parametrize("name", ["num_tune", "init_mean", "random_seed", "zarr_store", "use_grad_based_mass_matrix"])
+def test_keywords_of_other_packages_are_refused_with_advice(model, name):
+    with pytest.raises(TypeError, match=f"no keyword '{name}': "):
+        sample(model, **{name: 1})
+
+
+@pytest.mark.parametrize("name", ["sampler", "adaptation"])
+def test_only_what_there_is_can_be_chosen(model, name):
+    with pytest.raises(ValueError, match=f"{name}='other' is not available; choose from '"):
+        sample(model, **{name: "other"})
+
+
+def test_thinning_keeps_one_of_some_draws(model):
+    all_draws, some = sample(model, draws=100), sample(model, draws=100, thin=3)
+    np.testing.assert_array_equal(some.posterior["x"], all_draws.posterior["x"][:, ::3])
+    np.testing.assert_array_equal(some.warmup_posterior["x"], all_draws.warmup_posterior["x"][:, ::3])
+
+
 @pytest.mark.parametrize(
     ("keyword", "value", "error"),
     [
+        ("thin", 0, ValueError),
         ("target_accept", 1.5, ValueError),
         ("target_accept", "high", TypeError),
         ("target_accept", float("nan"), ValueError),

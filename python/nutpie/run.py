@@ -1,12 +1,17 @@
-"""A run under way."""
+"""A run under way: the thread that samples, and the handle that watches and steers it."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import html
+import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,118 +21,317 @@ from nutpie.progress import ChainProgress, ProgressBar
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, Density
+    from nutpie.trace import ChainDraws
 
-__all__ = ["Run"]
+__all__ = ["Plan", "SamplingRun"]
 
 #: Seconds between looks at the progress of a run, which is also how long an interrupt may wait.
 WATCH_INTERVAL = 0.1
 
+#: Seconds that the interpreter waits at its end for runs that nobody has waited for.
+EXIT_PATIENCE = 10.0
 
-class Run:
-    """A run on a thread of its own, so that this one can watch it."""
 
-    def __init__(
-        self,
-        density: Density,
-        starts: np.ndarray,
-        options: dict[str, int | float],
-        seed: int,
-        counts: dict[str, int],
-        *,
-        save_warmup: bool,
-    ) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked for."""
+
+    seed: int
+    tune: int
+    draws: int
+    chains: int
+    cores: int
+    settings: Mapping[str, int | float]
+    keep: Mapping[str, int | bool]
+    store_unconstrained: bool = False
+
+
+class _Job:
+    """What the sampling thread works on.
+
+    It does not know the handle, so that a handle which nobody holds any more can end its run.
+    """
+
+    def __init__(self, density: Density, starts: np.ndarray, plan: Plan) -> None:
+        self.control = _lib.Control(plan.chains)
+        self.done = threading.Event()
+        self.chains: list[dict[str, Any]] = []
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self.began = time.perf_counter()
+        self.plan = plan
         self._density = density
         self._starts = starts
-        self._options = options
-        self._seed = seed
-        self._counts = counts
-        self._save_warmup = save_warmup
-        self._control = _lib.Control(counts["chains"])
-        self._chains: list[Any] = []
-        self._error: BaseException | None = None
-        self._seconds = 0.0
-        self._done = threading.Event()
-        self._interrupted = False
 
-    def execute(self, *, progress_bar: bool) -> None:
-        thread = threading.Thread(target=self._work, name="nutpie", daemon=True)
-        bar = ProgressBar(self._counts["chains"], self._counts["tune"] + self._counts["draws"], enabled=progress_bar)
-        started = time.perf_counter()
-        with _blas_threads(self._counts["cores"], self._counts["chains"]):
-            thread.start()
-            # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
-            while not self._done.is_set():
-                try:
-                    self._done.wait(WATCH_INTERVAL)
-                    bar.update(self.progress())
-                except KeyboardInterrupt:
-                    self._interrupted = True
-                    self._control.stop()
+    def work(self) -> None:
+        plan = self.plan
+        try:
+            with _blas_threads(plan.cores, plan.chains):
+                self.chains, self.error = _lib.sample(
+                    self.control,
+                    self._density.address,
+                    self._density.user_data,
+                    self._starts,
+                    dict(plan.settings),
+                    seed=plan.seed,
+                    tune=plan.tune,
+                    draws=plan.draws,
+                    keep=dict(plan.keep),
+                    cores=plan.cores,
+                )
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.seconds = time.perf_counter() - self.began
+            self.done.set()
+
+    def progress(self) -> list[ChainProgress]:
+        total = self.plan.tune + self.plan.draws
+        return [ChainProgress.from_core(values, total) for values in self.control.progress()]
+
+    def watch(self, bar: ProgressBar) -> None:
+        """Show the progress until the end."""
+        # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
+        while not self.done.wait(WATCH_INTERVAL):
+            bar.update(self.progress())
         bar.update(self.progress())
         bar.close()
-        self._seconds = time.perf_counter() - started
+
+
+_jobs: weakref.WeakSet[_Job] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Let no thread sample while the interpreter goes away."""
+    deadline = time.monotonic() + EXIT_PATIENCE
+    jobs = [job for job in _jobs if not job.done.is_set()]
+    for job in jobs:
+        job.control.stop()
+    for job in jobs:
+        job.done.wait(max(0.0, deadline - time.monotonic()))
+
+
+# A forked process has none of the threads, and nothing to wait for.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_jobs.clear)
+
+
+class SamplingRun:
+    """A run that goes on in the background; made by ``nutpie.sample(..., blocking=False)``.
+
+    All methods can be called from any thread. A run whose handle is no longer referred to is stopped. In a process that
+    was forked from the one that started the run the handle is of no use, and says so.
+    """
+
+    def __init__(self, model: CompiledModel, starts: np.ndarray, plan: Plan, *, progress_bar: bool) -> None:
+        self._model = model
+        self._starts = starts
+        self._job = _Job(model.density(), starts, plan)
+        self._bar = ProgressBar(plan.chains, plan.tune + plan.draws, enabled=progress_bar)
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._result: Any = None
+        self._raised: BaseException | None = None
+        self._stopped = ""
+        _jobs.add(self._job)
+        weakref.finalize(self, self._job.control.stop).atexit = False
+        threading.Thread(target=self._job.work, name="nutpie", daemon=True).start()
+
+    def _wait_here(self) -> Any:
+        """Show the progress in this thread and return the result, at an interrupt that of the draws so far."""
+        while not self._job.done.is_set():
+            try:
+                self._job.watch(self._bar)
+            except KeyboardInterrupt:
+                self._stop("interrupted")
+        return self.wait()
+
+    def _in_background(self) -> SamplingRun:
+        """Show the progress in a thread of its own."""
+        threading.Thread(target=self._job.watch, args=(self._bar,), name="nutpie-progress", daemon=True).start()
+        return self
+
+    def wait(self, *, timeout: float | None = None) -> Any:
+        """Wait for the end of the run and return its result.
+
+        An interrupt (Ctrl-C) ends the waiting, not the run.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most. The default is to wait without end.
+
+        Returns
+        -------
+        arviz.InferenceData or xarray.DataTree
+            As of `nutpie.sample`; the same object at each call.
+
+        Raises
+        ------
+        TimeoutError
+            If the run is not done in time. It goes on.
+        RuntimeError
+            If the run was cancelled.
+        Exception
+            An exception of the model's code; the draws so far are in its attribute ``partial_trace``.
+        """
+        self._check_process()
+        if not self._job.done.wait(timeout):
+            raise TimeoutError(f"the run is not done after {timeout:g} s; it goes on")
+        with self._lock:
+            if self._raised is None and self._result is None:
+                try:
+                    self._result = self._finish()
+                except BaseException as error:
+                    self._raised = error
+            if self._raised is not None:
+                raise self._raised
+            return self._result
+
+    def pause(self) -> None:
+        """Let the chains rest after the leapfrog steps under way, until `resume` is called."""
+        self._check_process()
+        self._job.control.pause()
+
+    def resume(self) -> None:
+        """Let paused chains go on. The draws are the same as without the pause."""
+        self._check_process()
+        self._job.control.resume()
+
+    def inspect(self) -> Any:
+        """Return the draws so far, as a result of the same form as at the end, while the run goes on.
+
+        Chains are cut to a common length.
+        """
+        self._check_process()
+        if not self._job.done.is_set():
+            traces = self._job.control.traces()
+            # A run that ended in between has given its draws away.
+            if not self._job.done.is_set():
+                return self._build(traces)
+        return self.wait()
+
+    def abort(self) -> Any:
+        """Stop the run and return the draws so far."""
+        self._check_process()
+        self._stop("aborted")
+        return self.wait()
+
+    def cancel(self) -> None:
+        """Stop the run and drop its draws."""
+        self._check_process()
+        self._stop("cancelled")
+        self._job.done.wait()
+        with self._lock:
+            if self._result is None and self._raised is None:
+                self._raised = RuntimeError("the run was cancelled; it has no result")
+                self._job.chains = []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is over, for whatever reason."""
+        return self._job.done.is_set()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the run was asked to rest."""
+        return self._job.control.paused and not self.is_finished
 
     def progress(self) -> list[ChainProgress]:
         """How far each chain is."""
-        total = self._counts["tune"] + self._counts["draws"]
-        return [ChainProgress.from_core(values, total) for values in self._control.progress()]
+        return self._job.progress()
 
-    def _work(self) -> None:
-        try:
-            self._chains, self._error = _lib.sample(
-                self._control,
-                self._density.address,
-                self._density.user_data,
-                self._starts,
-                self._options,
-                seed=self._seed,
-                tune=self._counts["tune"],
-                draws=self._counts["draws"],
-                save_warmup=self._save_warmup,
-                cores=self._counts["cores"],
+    def _stop(self, why: str) -> None:
+        if not self._job.done.is_set():
+            self._stopped = self._stopped or why
+            self._job.control.stop()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"this run belongs to process {self._process}, from which this one was forked; use the handle there"
             )
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
 
-    def result(self, model: CompiledModel) -> Any:
-        from nutpie.trace import ChainDraws, RunInfo, build_result
-
-        if self._error is not None and not self._chains:
-            raise self._error
-        n_stats = len(_lib.statistics())
-        chains = [
-            ChainDraws(
-                chain=i,
-                warmup=warmup,
-                positions=positions.reshape(stats.size // n_stats, model.n_dim),
-                stats=stats.reshape(-1, n_stats),
-                n_gradients=n_gradients,
-            )
-            for i, (warmup, positions, stats, n_gradients) in enumerate(self._chains)
-        ]
-        info = RunInfo(
-            seed=self._seed,
-            tune=self._counts["tune"],
-            draws=self._counts["draws"],
-            settings=self._options,
-            seconds=self._seconds,
-            save_warmup=self._save_warmup,
-        )
-        result = build_result(model, chains, info)
-        if self._error is not None:
+    def _finish(self) -> Any:
+        job = self._job
+        if job.error is not None and not job.chains:
+            raise job.error
+        chains, job.chains = job.chains, []
+        lengths = [chain["draws"] - chain["warmup"] for chain in chains]
+        result = self._build(chains)
+        if job.error is not None:
             with contextlib.suppress(AttributeError, TypeError):
-                self._error.partial_trace = result  # type: ignore[attr-defined]
-            self._error.add_note("nutpie: the draws so far are in the attribute `partial_trace` of this exception")
-            raise self._error
-        if self._interrupted:
-            made = [len(c.stats) - c.warmup for c in chains]
+                job.error.partial_trace = result  # type: ignore[attr-defined]
+            job.error.add_note("nutpie: the draws so far are in the attribute `partial_trace` of this exception")
+            raise job.error
+        if self._stopped:
             warnings.warn(
-                f"sampling was interrupted; draws after warm-up by chain: {made}. Chains are cut to a common length.",
-                stacklevel=3,
+                f"sampling was {self._stopped}; draws after warm-up by chain: {lengths}. "
+                "Chains are cut to a common length.",
+                stacklevel=4,
             )
         return result
+
+    def _build(self, traces: list[dict[str, Any]]) -> Any:
+        from nutpie.trace import RunInfo, build_result
+
+        plan = self._job.plan
+        info = RunInfo(
+            seed=plan.seed,
+            tune=plan.tune,
+            draws=plan.draws,
+            settings=plan.settings,
+            seconds=self._job.seconds or time.perf_counter() - self._job.began,
+            save_warmup=bool(plan.keep["warmup"]),
+        )
+        chains = [self._chain(index, trace) for index, trace in enumerate(traces)]
+        return build_result(self._model, chains, info)
+
+    def _chain(self, index: int, trace: dict[str, Any]) -> ChainDraws:
+        from nutpie.trace import ChainDraws
+
+        draws, n_dim = trace["draws"], self._model.n_dim
+        return ChainDraws(
+            chain=index,
+            warmup=trace["warmup"],
+            positions=trace["positions"].reshape(draws, n_dim),
+            stats=trace["stats"].reshape(draws, len(_lib.statistics())),
+            n_gradients=trace.get("n_gradients", self._job.progress()[index].total_num_steps),
+        )
+
+    def _state(self) -> str:
+        if not self.is_finished:
+            return "paused" if self.is_paused else "running"
+        return "failed" if self._job.error is not None else self._stopped or "finished"
+
+    def __repr__(self) -> str:
+        chains = self.progress()
+        finished, total = sum(c.finished_draws for c in chains), sum(c.total_draws for c in chains)
+        divergences = sum(c.divergences for c in chains)
+        return (
+            f"<nutpie run, {self._state()}: {len(chains)} chain{'s' if len(chains) > 1 else ''}, "
+            f"{finished} of {total} draws, {divergences} divergences>"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("chain", "draws", "divergences", "step size", "gradients/draw")
+        rows = [
+            (
+                str(index),
+                f"{c.finished_draws} of {c.total_draws}{' (warm-up)' if c.tuning else ''}",
+                str(c.divergences),
+                f"{c.step_size:.3g}",
+                f"{c.total_num_steps / max(1, c.finished_draws):.1f}",
+            )
+            for index, c in enumerate(self.progress())
+        ]
+        lines = [_row("th", head), *(_row("td", row) for row in rows)]
+        return f"<table><caption>nutpie run, {html.escape(self._state())}</caption>{''.join(lines)}</table>"
+
+
+def _row(tag: str, cells: tuple[str, ...]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie.initial import starting_points
-from nutpie.run import Run
+from nutpie.run import Plan, SamplingRun
 from nutpie.settings import document, resolve
 
 if TYPE_CHECKING:
@@ -17,7 +17,28 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_KEYWORDS = ("draws", "tune", "chains", "cores", "seed", "init", "save_warmup", "progress_bar")
+_OPTIONS = (
+    "draws",
+    "tune",
+    "chains",
+    "cores",
+    "seed",
+    "init",
+    "save_warmup",
+    "thin",
+    "store_unconstrained",
+    "store_gradient",
+    "store_mass_matrix",
+    "store_divergences",
+    "sampler",
+    "adaptation",
+    "blocking",
+    "progress_bar",
+)
+
+#: Samplers, and ways to adapt them.
+SAMPLERS = ("nuts",)
+ADAPTATIONS = ("diag",)
 
 
 @document
@@ -31,6 +52,14 @@ def sample(
     seed: int | None = None,
     init: Any = None,
     save_warmup: bool = True,
+    thin: int = 1,
+    store_unconstrained: bool = False,
+    store_gradient: bool = False,
+    store_mass_matrix: bool = False,
+    store_divergences: bool = False,
+    sampler: str = "nuts",
+    adaptation: str = "diag",
+    blocking: bool = True,
     progress_bar: bool = True,
     **settings: Any,
 ) -> Any:
@@ -60,7 +89,25 @@ def sample(
         Start on the unconstrained scale: of shape (n_dim,) for all chains or (chains, n_dim). The default is the
         model's own random start.
     save_warmup : bool, default True
-        Whether the result has the warm-up draws, in groups of their own.
+        Whether the result has the warm-up draws, in groups of their own. Without them they take no memory either.
+    thin : int, default 1
+        Keep one of every so many draws: the first, and so on.
+    store_unconstrained : bool, default False
+        Whether the result has the draws on the unconstrained scale, in groups ``unconstrained_posterior``.
+    store_gradient : bool, default False
+        Whether ``sample_stats`` has the gradient of the unconstrained log density at each draw, as ``gradient``.
+    store_mass_matrix : bool, default False
+        Whether ``sample_stats`` has the diagonal of the inverse mass matrix of each draw, as ``mass_matrix_inv``.
+    store_divergences : bool, default False
+        Whether the group ``divergences`` has, besides draw, energy and message, the unconstrained points: position
+        (``start``), momentum and gradient where the step that diverged started, and the position where it ended
+        (``end``).
+    sampler : {"nuts"}, default "nuts"
+        The sampler.
+    adaptation : {"diag"}, default "diag"
+        The form of the inverse mass matrix.
+    blocking : bool, default True
+        Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool, default True
         Whether to show the progress.
     **settings
@@ -69,8 +116,11 @@ def sample(
     Returns
     -------
     arviz.InferenceData or xarray.DataTree
-        Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, and the model's data; the type is
-        that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
+        Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, ``divergences`` if there were
+        some, ``initial_points``, and the model's data; the type is that of the installed ArviZ. After an interrupt
+        (Ctrl-C) it holds the draws so far.
+    nutpie.run.SamplingRun
+        The handle, with ``blocking=False``.
 
     Raises
     ------
@@ -87,23 +137,36 @@ def sample(
     >>> idata = nutpie.sample(compiled, draws=500, seed=1)
     >>> idata.posterior["mu"].mean()
     """
-    options = resolve(settings, other_keywords=_KEYWORDS)
-    counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores)
-    seed = _seed(seed)
-    density = compiled_model.density()
-    starts = starting_points(compiled_model, density, init, seed, counts["chains"])
-    run = Run(density, starts, options, seed, counts, save_warmup=bool(save_warmup))
-    run.execute(progress_bar=bool(progress_bar))
-    return run.result(compiled_model)
+    resolved = resolve(settings, other_keywords=_OPTIONS)
+    _choice("sampler", sampler, SAMPLERS)
+    _choice("adaptation", adaptation, ADAPTATIONS)
+    counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
+    keep = {
+        "warmup": save_warmup,
+        "gradient": store_gradient,
+        "metric": store_mass_matrix,
+        "divergences": store_divergences,
+        "thin": counts.pop("thin"),
+    }
+    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, store_unconstrained=bool(store_unconstrained), **counts)
+    starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
+    run = SamplingRun(compiled_model, starts, plan, progress_bar=bool(progress_bar))
+    return run._wait_here() if blocking else run._in_background()
 
 
-def _counts(*, draws: int, tune: int, chains: int, cores: int | None) -> dict[str, int]:
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}")
+
+
+def _counts(*, draws: int, tune: int, chains: int, cores: int | None, thin: int) -> dict[str, int]:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = {"draws": draws, "tune": tune, "chains": chains, "cores": available if cores is None else cores}
+    counts["thin"] = thin
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"{name} must be a whole number, not {value!r}")
-        least = 1 if name in ("chains", "cores") else 0
+        least = 1 if name in ("chains", "cores", "thin") else 0
         if not least <= value < 2**32:
             raise ValueError(f"{name} must be at least {least} and below 2**32, not {value}")
     return {name: int(value) for name, value in counts.items()}

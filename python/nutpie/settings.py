@@ -13,6 +13,47 @@ from nutpie import _lib
 
 __all__ = ["Setting", "declared", "document", "resolve"]
 
+#: Keywords of the older package of this name, of PyMC and of Stan that are something else here, and what to use.
+OTHER_NAMES = {
+    "num_draws": "use draws=...",
+    "num_tune": "use tune=...",
+    "num_chains": "use chains=...",
+    "num_samples": "use draws=...",
+    "num_warmup": "use tune=...",
+    "iter_sampling": "use draws=...",
+    "iter_warmup": "use tune=...",
+    "random_seed": "use seed=...",
+    "progressbar": "use progress_bar=...",
+    "show_progress": "use progress_bar=...",
+    "discard_tuned_samples": "use save_warmup=...",
+    "max_treedepth": "use maxdepth=...",
+    "max_depth": "use maxdepth=...",
+    "adapt_delta": "use target_accept=...",
+    "initvals": "use init=...",
+    "inits": "use init=...",
+    "init_mean": "it had no effect in the older package; use init=... to choose the starts",
+    "low_rank_modified_mass_matrix": "it has become adaptation=...",
+    "transform_adapt": "it has become adaptation=...",
+    "use_grad_based_mass_matrix": "the metric is always estimated from draws and gradients",
+    "mass_matrix_switch_freq": "use window_switch_freq=...",
+    "mass_matrix_eigval_cutoff": "there is no low-rank metric to which it could apply",
+    "mass_matrix_gamma": "there is no low-rank metric to which it could apply",
+    "train_on_orbit": "there is nothing like it here",
+    "step_size_adapt_method": "the step size is adapted by dual averaging",
+    "step_size_adam_learning_rate": "the step size is adapted by dual averaging",
+    "mindepth": "trajectories end at the first U-turn",
+    "check_turning": "trajectories end at the first U-turn",
+    "extra_doublings": "trajectories end at the first U-turn",
+    "target_integration_time": "trajectories end at the first U-turn",
+    "microcanonical_trajectory": "there is nothing like it here",
+    "exact_normal_trajectory": "there is nothing like it here",
+    "store_transformed": "use store_unconstrained=True, store_gradient=True and store_mass_matrix=True",
+    "return_raw_trace": "the result is always an ArviZ object",
+    "zarr_store": "call to_zarr() of the result",
+    "progress_template": "the display chooses its form; use progress_callback=... for one of your own",
+    "progress_style": "the display chooses its form; use progress_callback=... for one of your own",
+}
+
 
 class Setting(NamedTuple):
     """Declaration of a keyword."""
@@ -56,6 +97,9 @@ def resolve(given: Mapping[str, Any], *, other_keywords: Iterable[str] = ()) -> 
     ValueError
         For a value out of bounds.
     """
+    for name in given:
+        if name in OTHER_NAMES:
+            raise TypeError(f"sample() has no keyword {name!r}: {OTHER_NAMES[name]}")
     known = declared()
     return {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
 

@@ -11,7 +11,7 @@ use crate::integrate::{Arrival, Batch, Request};
 use crate::kernel::nuts::{Nuts, Outcome};
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
-use crate::trace::{Kind, Record, Statistic, Store};
+use crate::trace::{Divergence, Kind, Record, Statistic, Store};
 use crate::tree::Slot;
 
 /// What all chains of a block share.
@@ -262,15 +262,24 @@ impl Chain {
         let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
         kernel.copy_from_slice(&outcome.values());
         own.copy_from_slice(&[self.step, self.adaptation.step_size_bar(), f64::from(u8::from(tuning))]);
+        let divergence = outcome.divergence.map(|(from, to, energy)| Divergence {
+            from: self.row + from,
+            to: self.row + to,
+            energy,
+            energy_error: energy - self.start_energy,
+        });
         let record = Record {
             chain: self.id,
             index: self.index,
             draw: self.draw,
+            draw_of_phase: if tuning { self.draw } else { self.draw - self.settings.tune },
             tuning,
             dev,
             phase: arrays.phase,
             row,
             dim: arrays.dim,
+            metric: arrays.metric,
+            divergence,
             stats: &stats,
         };
         store.append(&record)?;

@@ -12,7 +12,7 @@ use nutpie_core::chain::N_STATISTICS;
 use nutpie_core::density::OnHost;
 use nutpie_core::device::Cpu;
 use nutpie_core::settings::Settings;
-use nutpie_core::trace::MemoryStore;
+use nutpie_core::trace::{Keep, MemoryStore};
 
 struct Counting;
 
@@ -45,7 +45,8 @@ static ALLOCATOR: Counting = Counting;
 fn no_allocation_per_leapfrog_or_draw() {
     let dim = 50;
     let settings = Settings { seed: 1, tune: 200, draws: 2000, ..Settings::default() };
-    let mut store = MemoryStore::new(dim, N_STATISTICS, settings.tune, settings.draws, true).unwrap();
+    let mut store =
+        MemoryStore::new(dim, N_STATISTICS, settings.tune, settings.draws, Keep::default()).unwrap();
     let density = Box::new(OnHost::new(Uneven(dim)));
     let start = vec![0.3; dim];
     let mut block = Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).unwrap();

@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{Keep, Uneven};
+use common::{Collected, Uneven};
 use nutpie_core::block::Block;
 use nutpie_core::density::OnHost;
 use nutpie_core::device::{
@@ -170,12 +170,12 @@ impl Device for Naive {
     }
 }
 
-fn run(dev: Box<dyn Device>, dim: usize, draws: u64) -> (Keep, u64) {
+fn run(dev: Box<dyn Device>, dim: usize, draws: u64) -> (Collected, u64) {
     let settings = Settings { seed: 3, tune: 60, draws, ..Settings::default() };
     let start: Vec<f64> = (0..dim).map(|i| 0.5 + (i as f64).sin()).collect();
     let density = Box::new(OnHost::new(Uneven(dim)));
     let mut block = Block::start(dev, density, &settings, &[(0, &start)]).unwrap();
-    let mut keep = Keep::new(1);
+    let mut keep = Collected::new(1);
     while !block.done() {
         block.round(&mut keep, |_| ()).unwrap();
     }
@@ -270,13 +270,13 @@ fn chains_of_a_block_do_not_depend_on_each_other() {
     let density = || Box::new(OnHost::new(Uneven(dim)));
     let together: Vec<(u64, &[f64])> = starts.iter().enumerate().map(|(i, s)| (i as u64, &s[..])).collect();
     let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &together).unwrap();
-    let mut all = Keep::new(3);
+    let mut all = Collected::new(3);
     while !block.done() {
         block.round(&mut all, |_| ()).unwrap();
     }
     for (id, start) in together {
         let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &[(id, start)]).unwrap();
-        let mut alone = Keep::new(1);
+        let mut alone = Collected::new(1);
         while !block.done() {
             block.round(&mut alone, |_| ()).unwrap();
         }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Keep, Uneven};
+use common::{Collected, Uneven};
 use nutpie_core::block::Block;
 use nutpie_core::chain::ChainState;
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
@@ -11,6 +11,7 @@ use nutpie_core::device::Cpu;
 use nutpie_core::error::Error;
 use nutpie_core::run::{Control, Output, Run};
 use nutpie_core::settings::Settings;
+use nutpie_core::trace::Keep;
 
 const DIM: usize = 9;
 
@@ -20,7 +21,8 @@ fn starts(n: usize) -> Vec<Vec<f64>> {
 
 fn execute(settings: &Settings, cores: usize, density: &(dyn Fn() -> Box<dyn Density> + Sync)) -> Output {
     let starts = starts(5);
-    let run = Run { settings, starts: &starts, keep_warmup: true, cores, density, on_thread: &|work| work() };
+    let run =
+        Run { settings, starts: &starts, keep: Keep::default(), cores, density, on_thread: &|work| work() };
     run.execute(&Control::new(5))
 }
 
@@ -44,7 +46,7 @@ fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
     let start = &starts(1)[0];
     let density = || Box::new(OnHost::new(Uneven(DIM)));
     let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &[(4, start)]).unwrap();
-    let mut whole = Keep::new(1);
+    let mut whole = Collected::new(1);
     let mut saved: Vec<Vec<u8>> = Vec::new();
     while !block.done() {
         if let Some(state) = block.save(0).unwrap()
@@ -60,7 +62,7 @@ fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
         let mut block =
             Block::resume(Box::new(Cpu::new()), density(), std::slice::from_ref(&state), 60).unwrap();
         assert_eq!(block.save(0).unwrap().unwrap(), state);
-        let mut rest = common::Keep::new(1);
+        let mut rest = common::Collected::new(1);
         rest.draws[0] = whole.draws[0][..stop].to_vec();
         rest.stats[0] = whole.stats[0][..stop].to_vec();
         while !block.done() {
@@ -129,7 +131,7 @@ fn dimension_zero_and_no_draws_are_fine() {
     let run = Run {
         settings: &settings,
         starts: &starts,
-        keep_warmup: false,
+        keep: Keep { warmup: false, ..Keep::default() },
         cores: 2,
         density: &density,
         on_thread: &|work| work(),
@@ -140,4 +142,58 @@ fn dimension_zero_and_no_draws_are_fine() {
     let none = Settings { tune: 0, draws: 0, ..Settings::default() };
     let output = Run { settings: &none, ..run }.execute(&Control::new(2));
     assert!(output.error.is_none() && output.chains[0].draws == 0);
+}
+
+#[test]
+fn a_paused_run_can_be_looked_at_and_goes_on() {
+    let settings = Settings { seed: 8, tune: 300, draws: 300, ..Settings::default() };
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    let whole = execute(&settings, 2, &density);
+    let (starts, control) = (starts(5), Control::new(5));
+    control.pause();
+    let made = |control: &Control| control.progress().iter().map(|p| p.finished_draws).sum::<u64>();
+    let run = Run {
+        settings: &settings,
+        starts: &starts,
+        keep: Keep::default(),
+        cores: 2,
+        density: &density,
+        on_thread: &|work| work(),
+    };
+    let output = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| run.execute(&control));
+        assert!(control.paused() && made(&control) == 0);
+        control.resume();
+        while made(&control) < 50 {
+            std::thread::yield_now();
+        }
+        control.pause();
+        let traces = control.traces();
+        for (part, all) in traces.iter().zip(&whole.chains) {
+            assert!(all.positions.starts_with(&part.positions) && all.stats.starts_with(&part.stats));
+        }
+        control.resume();
+        worker.join().unwrap()
+    });
+    assert_eq!(output.chains, whole.chains);
+    assert!(control.traces().iter().all(|trace| trace.draws == 0), "the draws were given away");
+}
+
+#[test]
+fn a_run_that_was_stopped_while_paused_ends() {
+    let settings = Settings { seed: 8, tune: 300, draws: u64::from(u32::MAX) / 1000, ..Settings::default() };
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    let (starts, control) = (starts(2), Control::new(2));
+    control.pause();
+    control.stop();
+    control.resume();
+    let run = Run {
+        settings: &settings,
+        starts: &starts,
+        keep: Keep::default(),
+        cores: 2,
+        density: &density,
+        on_thread: &|work| work(),
+    };
+    assert!(run.execute(&control).chains.iter().all(|trace| trace.draws == 0));
 }

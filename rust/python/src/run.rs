@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2};
+use numpy::{IntoPyArray, PyReadonlyArray2};
 use nutpie_core::density::{Density, OnHost};
 use nutpie_core::error::Error;
 use nutpie_core::run::{Control as CoreControl, Output, Run};
 use nutpie_core::settings::{Settings, Value};
+use nutpie_core::trace::{ChainTrace, Keep};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt};
@@ -31,6 +32,27 @@ impl Control {
         self.inner.stop();
     }
 
+    /// Ask the run to rest.
+    fn pause(&self) {
+        self.inner.pause();
+    }
+
+    /// Let the run go on.
+    fn resume(&self) {
+        self.inner.resume();
+    }
+
+    /// Whether the run was asked to rest.
+    #[getter]
+    fn paused(&self) -> bool {
+        self.inner.paused()
+    }
+
+    /// The draws so far, a dict for each chain as `sample` gives it; empty when the run is over.
+    fn traces<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        py.detach(|| self.inner.traces()).into_iter().map(|trace| trace_to_python(py, trace)).collect()
+    }
+
     /// A dict for each chain.
     fn progress<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         self.inner
@@ -53,8 +75,38 @@ impl Control {
     }
 }
 
-/// (number of warm-up draws, positions, statistics, number of gradients) of a chain; the arrays are flat, draw by draw.
-type PyChain<'py> = (usize, Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>, u64);
+/// What is known of the draws of a chain. Arrays are flat, draw by draw.
+fn trace_to_python(py: Python<'_>, trace: ChainTrace) -> PyResult<Bound<'_, PyDict>> {
+    let d = PyDict::new(py);
+    d.set_item("warmup", trace.warmup)?;
+    d.set_item("draws", trace.draws)?;
+    d.set_item("positions", trace.positions.into_pyarray(py))?;
+    d.set_item("stats", trace.stats.into_pyarray(py))?;
+    d.set_item("gradients", trace.gradients.into_pyarray(py))?;
+    d.set_item("metrics", trace.metrics.into_pyarray(py))?;
+    let divergences = trace.divergences.into_iter().map(|found| {
+        let points = found.points.map(|point| point.into_pyarray(py));
+        (found.draw, found.tuning, found.energy, found.energy_error, points)
+    });
+    d.set_item("divergences", divergences.collect::<Vec<_>>())?;
+    Ok(d)
+}
+
+/// Which draws to keep, from the arguments of `sample`.
+fn keep_from(options: &Bound<'_, PyDict>) -> PyResult<Keep> {
+    let mut keep = Keep::default();
+    for (name, value) in options {
+        match name.extract::<String>()?.as_str() {
+            "warmup" => keep.warmup = value.extract()?,
+            "thin" => keep.thin = value.extract()?,
+            "gradient" => keep.gradient = value.extract()?,
+            "metric" => keep.metric = value.extract()?,
+            "divergences" => keep.divergences = value.extract()?,
+            other => return Err(PyValueError::new_err(format!("nothing is kept under the name {other}"))),
+        }
+    }
+    Ok(keep)
+}
 
 fn settings_from(options: &Bound<'_, PyDict>, seed: u64, tune: u64, draws: u64) -> PyResult<Settings> {
     let mut settings = Settings { seed, tune, draws, ..Settings::default() };
@@ -79,9 +131,9 @@ fn error_to_python(error: Error) -> PyErr {
     }
 }
 
-/// Sample. Returns the chains, and the exception that ended the run if one did.
+/// Sample. Returns a dict for each chain, and the exception that ended the run if one did.
 #[pyfunction]
-#[pyo3(signature = (control, address, user_data, starts, options, *, seed, tune, draws, save_warmup, cores))]
+#[pyo3(signature = (control, address, user_data, starts, options, *, seed, tune, draws, keep, cores))]
 #[allow(clippy::too_many_arguments)]
 pub fn sample<'py>(
     py: Python<'py>,
@@ -93,10 +145,11 @@ pub fn sample<'py>(
     seed: u64,
     tune: u64,
     draws: u64,
-    save_warmup: bool,
+    keep: &Bound<'py, PyDict>,
     cores: usize,
-) -> PyResult<(Vec<PyChain<'py>>, Option<PyErr>)> {
+) -> PyResult<(Vec<Bound<'py, PyDict>>, Option<PyErr>)> {
     let settings = settings_from(options, seed, tune, draws)?;
+    let keep = keep_from(keep)?;
     let starts: Vec<Vec<f64>> = starts.as_array().rows().into_iter().map(|row| row.to_vec()).collect();
     if starts.len() != control.inner.progress().len() {
         return Err(PyValueError::new_err("the control is for another number of chains"));
@@ -108,7 +161,7 @@ pub fn sample<'py>(
         Run {
             settings: &settings,
             starts: &starts,
-            keep_warmup: save_warmup,
+            keep,
             cores,
             density: &|| Box::new(OnHost::new(density)) as Box<dyn Density>,
             // A thread state for the whole life of the thread, so that an exception set by the density outlives the call
@@ -117,11 +170,10 @@ pub fn sample<'py>(
         }
         .execute(&inner)
     });
-    let chains = output
-        .chains
-        .into_iter()
-        .zip(output.n_gradients)
-        .map(|(c, n)| (c.warmup, c.positions.into_pyarray(py), c.stats.into_pyarray(py), n))
-        .collect();
-    Ok((chains, output.error.map(error_to_python)))
+    let chains = output.chains.into_iter().zip(output.n_gradients).map(|(trace, n_gradients)| {
+        let chain = trace_to_python(py, trace)?;
+        chain.set_item("n_gradients", n_gradients)?;
+        Ok(chain)
+    });
+    Ok((chains.collect::<PyResult<_>>()?, output.error.map(error_to_python)))
 }

@@ -84,6 +84,8 @@ pub struct Outcome {
     pub n_steps: u64,
     /// Whether a step diverged.
     pub diverging: bool,
+    /// The slots where the step that diverged started and ended, and the energy there.
+    pub divergence: Option<(Slot, Slot, f64)>,
 }
 
 impl Outcome {
@@ -187,7 +189,10 @@ pub struct Nuts {
     stream: Stream,
     step: f64,
     start_energy: f64,
+    from: Slot,
     to: Slot,
+    /// Energy at the end of the latest step.
+    energy: f64,
     turning: Vec<bool>,
     worst: f64,
     sum_accept: f64,
@@ -206,7 +211,9 @@ impl Nuts {
             stream,
             step: 0.0,
             start_energy: 0.0,
+            from: 0,
             to: 0,
+            energy: 0.0,
             turning: Vec::with_capacity(tree::pairs(depth)),
             worst: 0.0,
             sum_accept: 0.0,
@@ -241,7 +248,7 @@ impl Nuts {
     /// Ask for the next leapfrog step. `row` is the row of slot 0.
     pub fn request(&mut self, metric: usize, row: usize, batch: &mut Batch) {
         let leaf = self.tree.next_leaf();
-        self.to = leaf.to;
+        (self.from, self.to) = (leaf.from, leaf.to);
         let sign = if leaf.forward { 1.0 } else { -1.0 };
         self.points[leaf.to].index = self.points[leaf.from].index + if leaf.forward { 1 } else { -1 };
         let request = Request {
@@ -260,6 +267,7 @@ impl Nuts {
     pub fn absorb(&mut self, arrival: &Arrival<'_>) -> bool {
         self.n_steps += 1;
         let energy = arrival.energy();
+        self.energy = energy;
         let error = energy - self.start_energy;
         if !error.is_finite() {
             self.worst = f64::INFINITY;
@@ -292,6 +300,7 @@ impl Nuts {
         let slot = self.tree.proposal();
         let point = self.points[slot];
         let steps = self.n_steps.max(1) as f64;
+        let diverging = self.tree.end() == Some(End::Diverged);
         Outcome {
             slot,
             depth: self.tree.depth(),
@@ -304,7 +313,8 @@ impl Nuts {
             accept: self.sum_accept / steps,
             accept_sym: self.sum_accept_sym / steps,
             n_steps: self.n_steps,
-            diverging: self.tree.end() == Some(End::Diverged),
+            diverging,
+            divergence: diverging.then_some((self.from, self.to, self.energy)),
         }
     }
 }

@@ -5,7 +5,7 @@ mod progress;
 pub use progress::{Progress, Snapshot};
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use crate::block::Block;
 use crate::chain::N_STATISTICS;
@@ -13,33 +13,91 @@ use crate::density::Density;
 use crate::device::Cpu;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
-use crate::trace::{ChainTrace, MemoryStore, Store};
+use crate::trace::{ChainTrace, Keep, MemoryStore, Store};
+
+/// What a run does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Paused,
+    Stopped,
+}
 
 /// What a run shares with those who watch it.
 pub struct Control {
-    stop: AtomicBool,
+    /// Whether the state is another than running; so that a chain takes the lock only then.
+    interrupted: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
     chains: Vec<Progress>,
+    stores: Vec<OnceLock<Arc<Mutex<MemoryStore>>>>,
 }
 
 impl Control {
     /// For a run of `chains` chains.
     pub fn new(chains: usize) -> Self {
-        Control { stop: AtomicBool::new(false), chains: (0..chains).map(|_| Progress::default()).collect() }
+        Control {
+            interrupted: AtomicBool::new(false),
+            state: Mutex::new(State::Running),
+            changed: Condvar::new(),
+            chains: (0..chains).map(|_| Progress::default()).collect(),
+            stores: (0..chains).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Change the state; one that has stopped stays so.
+    fn set(&self, new: State) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state != State::Stopped {
+            *state = new;
+        }
+        self.interrupted.store(*state != State::Running, Ordering::Release);
+        self.changed.notify_all();
     }
 
     /// Ask the run to stop after the leapfrog step under way. The draws so far are kept.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.set(State::Stopped);
     }
 
-    /// Whether the run was asked to stop.
-    pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    /// Ask the run to rest after the leapfrog step under way.
+    pub fn pause(&self) {
+        self.set(State::Paused);
+    }
+
+    /// Let a paused run go on.
+    pub fn resume(&self) {
+        self.set(State::Running);
+    }
+
+    /// Whether the run was asked to rest.
+    pub fn paused(&self) -> bool {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Paused
+    }
+
+    /// Rest while the run is paused. True when it goes on, false when it stops.
+    fn go_on(&self) -> bool {
+        if !self.interrupted.load(Ordering::Acquire) {
+            return true;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while *state == State::Paused {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        *state != State::Stopped
     }
 
     /// How far each chain is.
     pub fn progress(&self) -> Vec<Snapshot> {
         self.chains.iter().map(Progress::snapshot).collect()
+    }
+
+    /// Copies of the draws so far; empty for chains that have not begun, and when the run is over.
+    pub fn traces(&self) -> Vec<ChainTrace> {
+        let copy = |store: &Arc<Mutex<MemoryStore>>| {
+            store.lock().unwrap_or_else(PoisonError::into_inner).trace().clone()
+        };
+        self.stores.iter().map(|store| store.get().map(copy).unwrap_or_default()).collect()
     }
 }
 
@@ -59,8 +117,8 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     /// Initial point of each chain.
     pub starts: &'a [Vec<f64>],
-    /// Whether to keep the draws of the warm-up.
-    pub keep_warmup: bool,
+    /// Which draws to keep, and what of them.
+    pub keep: Keep,
     /// Number of threads.
     pub cores: usize,
     /// Makes the density of a chain.
@@ -114,13 +172,15 @@ impl Run<'_> {
         let Settings { tune, draws, .. } = *self.settings;
         let dim = self.starts[chain].len();
         let mut finished = Finished::default();
-        if control.stopped() {
+        if !control.go_on() {
             return finished;
         }
-        match MemoryStore::new(dim, N_STATISTICS, tune, draws, self.keep_warmup) {
-            Ok(mut store) => {
-                finished.error = self.sample(chain, control, &mut store, &mut finished.n_gradients).err();
-                finished.trace = store.finish();
+        match MemoryStore::new(dim, N_STATISTICS, tune, draws, self.keep) {
+            Ok(store) => {
+                let store = control.stores[chain].get_or_init(|| Arc::new(Mutex::new(store)));
+                finished.error =
+                    self.sample(chain, control, &mut store.clone(), &mut finished.n_gradients).err();
+                finished.trace = store.lock().unwrap_or_else(PoisonError::into_inner).take();
             }
             Err(error) => finished.error = Some(error),
         }
@@ -139,7 +199,7 @@ impl Run<'_> {
         let mut block = Block::start(Box::new(Cpu::new()), (self.density)(), self.settings, &[start])?;
         progress.begin();
         let mut result = Ok(());
-        while result.is_ok() && !block.done() && !control.stopped() {
+        while result.is_ok() && !block.done() && control.go_on() {
             result = block.round(store, |done| progress.draw(&done.outcome, done.step_size, done.tuning));
         }
         *n_gradients = block.chains()[0].n_gradients();

@@ -33,18 +33,18 @@ impl HostDensity for Uneven {
 
 /// Keeps the draws of each chain of a block.
 #[derive(Clone, Default, PartialEq, Debug)]
-pub struct Keep {
+pub struct Collected {
     pub draws: Vec<Vec<Vec<f64>>>,
     pub stats: Vec<Vec<Vec<f64>>>,
 }
 
-impl Keep {
+impl Collected {
     pub fn new(chains: usize) -> Self {
-        Keep { draws: vec![Vec::new(); chains], stats: vec![Vec::new(); chains] }
+        Collected { draws: vec![Vec::new(); chains], stats: vec![Vec::new(); chains] }
     }
 }
 
-impl Store for Keep {
+impl Store for Collected {
     fn append(&mut self, record: &Record<'_>) -> Result<()> {
         assert_eq!(record.stats.len(), N_STATISTICS);
         assert_eq!(record.draw as usize, self.draws[record.index].len());

@@ -1,0 +1,177 @@
+"""The handle of a run in the background."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from simple_model import NormalModel, fatal_far_out
+
+import nutpie
+
+LONG = {"draws": 2_000_000, "tune": 100, "chains": 2, "cores": 2, "seed": 3, "progress_bar": False}
+
+
+def start(n_dim: int = 20, **kwargs):
+    return nutpie.sample(NormalModel(n_dim), blocking=False, **{**LONG, **kwargs})
+
+
+def made(run) -> int:
+    return sum(chain.finished_draws for chain in run.progress())
+
+
+def wait_for_draws(run, least: int = 50) -> None:
+    deadline = time.monotonic() + 60
+    while made(run) < least:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.005)
+
+
+def test_the_result_is_that_of_a_run_that_one_waits_for():
+    run = start(draws=200)
+    result = run.wait(timeout=60)
+    same = nutpie.sample(NormalModel(20), **{**LONG, "draws": 200})
+    np.testing.assert_array_equal(result.posterior["x"], same.posterior["x"])
+    assert run.is_finished
+    assert run.wait() is result
+    assert run.inspect() is result
+    assert run.abort() is result
+    assert "finished" in repr(run)
+
+
+def test_waiting_has_a_limit():
+    run = start()
+    with pytest.raises(TimeoutError, match=r"0\.01 s; it goes on"):
+        run.wait(timeout=0.01)
+    assert not run.is_finished
+    run.cancel()
+
+
+def test_pause_and_resume_do_not_change_the_draws():
+    run = start(draws=5000, chains=3)
+    run.pause()
+    time.sleep(0.05)
+    before = made(run)
+    time.sleep(0.1)
+    assert run.is_finished or (run.is_paused and made(run) == before and "paused" in repr(run))
+    run.resume()
+    assert not run.is_paused
+    same = nutpie.sample(NormalModel(20), **{**LONG, "draws": 5000, "chains": 3})
+    np.testing.assert_array_equal(run.wait(timeout=60).posterior["x"], same.posterior["x"])
+
+
+def test_inspect_shows_the_draws_so_far():
+    run = start()
+    wait_for_draws(run, 500)
+    early = run.inspect()
+    assert 0 < early.posterior.sizes["draw"] < 2_000_000
+    assert np.isfinite(early.posterior["x"]).all()
+    with pytest.warns(UserWarning, match="aborted"):
+        late = run.abort()
+    n = early.posterior.sizes["draw"]
+    np.testing.assert_array_equal(early.posterior["x"], late.posterior["x"].sel(chain=early.posterior["chain"])[:, :n])
+
+
+def test_inspect_before_the_first_draw():
+    run = start()
+    run.pause()
+    assert set(run.inspect().groups()) >= {"posterior", "sample_stats"}
+    run.cancel()
+
+
+def test_abort_of_a_paused_run():
+    run = start()
+    wait_for_draws(run, 300)
+    run.pause()
+    with pytest.warns(UserWarning, match="aborted"):
+        assert run.abort().posterior.sizes["draw"] > 0
+
+
+def test_cancel_drops_the_draws():
+    run = start()
+    wait_for_draws(run)
+    run.cancel()
+    assert run.is_finished
+    with pytest.raises(RuntimeError, match="cancelled"):
+        run.wait()
+    run.cancel()
+
+
+def test_an_error_arrives_at_every_wait():
+    run = nutpie.sample(NormalModel(3, fatal_far_out), init=np.zeros(3), blocking=False, **LONG)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="fatal code -1") as caught:
+            run.wait(timeout=60)
+        assert np.isfinite(caught.value.partial_trace.posterior["x"]).all()
+    assert "failed" in repr(run)
+
+
+def test_several_threads_get_the_same_result():
+    run = start(draws=300)
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(run.wait())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(result is results[0] for result in results)
+
+
+def test_a_dropped_handle_ends_its_run():
+    run = start()
+    wait_for_draws(run)
+    job = run._job
+    del run
+    gc.collect()
+    assert job.done.wait(60)
+
+
+def test_representations():
+    run = start()
+    wait_for_draws(run)
+    assert repr(run).startswith("<nutpie run, running: 2 chains, ")
+    table = run._repr_html_()
+    assert table.count("<tr>") == 3
+    assert "running" in table
+    run.cancel()
+    assert "cancelled" in repr(run)
+
+
+def _in_child(run, queue) -> None:
+    try:
+        run.wait()
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_that_it_has_no_run():
+    run = start()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(run, queue))
+    child.start()
+    assert "forked" in queue.get(timeout=30)
+    child.join(30)
+    assert child.exitcode == 0
+    run.cancel()
+
+
+def test_the_interpreter_ends_while_a_run_goes_on():
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import nutpie; from simple_model import NormalModel\n"
+        "run = nutpie.sample(NormalModel(20), draws=50_000_000, blocking=False, progress_bar=False)\n"
+        "print('started')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "started\n"
