@@ -8,7 +8,6 @@ import argparse
 import json
 import resource
 import subprocess
-import sys
 import time
 import warnings
 
