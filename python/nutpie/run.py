@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from nutpie import _lib
 from nutpie.progress import ChainProgress, ProgressBar
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel, Density
+    from nutpie.models.base import CompiledModel, Density, PointwiseDensity
 
 __all__ = ["Run"]
 
@@ -50,6 +50,7 @@ class Run:
         self._interrupted = False
 
     def execute(self, *, progress_bar: bool) -> None:
+        """Run to the end, or to an interrupt."""
         thread = threading.Thread(target=self._work, name="nutpie", daemon=True)
         bar = ProgressBar(self._counts["chains"], self._counts["tune"] + self._counts["draws"], enabled=progress_bar)
         started = time.perf_counter()
@@ -91,22 +92,21 @@ class Run:
         finally:
             self._done.set()
 
-    def result(self, model: CompiledModel) -> Any:
-        from nutpie.trace import ChainDraws, RunInfo, build_result
+    def result(self, model: CompiledModel, pointwise: Mapping[str, PointwiseDensity]) -> Any:
+        """Build the result, once; raise what ended the run if it was an exception."""
+        from nutpie.trace import Block, ChainDraws, RunInfo, build_result
 
         if self._error is not None and not self._chains:
             raise self._error
         n_stats = len(_lib.statistics())
-        chains = [
-            ChainDraws(
-                chain=i,
-                warmup=warmup,
-                positions=positions.reshape(stats.size // n_stats, model.n_dim),
-                stats=stats.reshape(-1, n_stats),
-                n_gradients=n_gradients,
-            )
-            for i, (warmup, positions, stats, n_gradients) in enumerate(self._chains)
-        ]
+        chains: list[ChainDraws] = []
+        # Nothing else may refer to the arrays, so that building the result can free them one by one.
+        while self._chains:
+            warmup, positions, stats, n_gradients = self._chains.pop(0)
+            block = Block(positions.reshape(stats.size // n_stats, model.n_dim), stats.reshape(-1, n_stats))
+            chains.append(ChainDraws(len(chains), warmup, [block], n_gradients))
+            del positions, stats, block
+        made = [c.n_draws - c.warmup for c in chains]
         info = RunInfo(
             seed=self._seed,
             tune=self._counts["tune"],
@@ -115,14 +115,13 @@ class Run:
             seconds=self._seconds,
             save_warmup=self._save_warmup,
         )
-        result = build_result(model, chains, info)
+        result = build_result(model, chains, info, pointwise)
         if self._error is not None:
             with contextlib.suppress(AttributeError, TypeError):
                 self._error.partial_trace = result  # type: ignore[attr-defined]
             self._error.add_note("nutpie: the draws so far are in the attribute `partial_trace` of this exception")
             raise self._error
         if self._interrupted:
-            made = [len(c.stats) - c.warmup for c in chains]
             warnings.warn(
                 f"sampling was interrupted; draws after warm-up by chain: {made}. Chains are cut to a common length.",
                 stacklevel=3,

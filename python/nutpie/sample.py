@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_KEYWORDS = ("draws", "tune", "chains", "cores", "seed", "init", "save_warmup", "progress_bar")
+_KEYWORDS = (
+    "draws",
+    "tune",
+    "chains",
+    "cores",
+    "seed",
+    "init",
+    "save_warmup",
+    "log_likelihood",
+    "log_prior",
+    "progress_bar",
+)
 
 
 @document
@@ -31,6 +42,8 @@ def sample(
     seed: int | None = None,
     init: Any = None,
     save_warmup: bool = True,
+    log_likelihood: bool = False,
+    log_prior: bool = False,
     progress_bar: bool = True,
     **settings: Any,
 ) -> Any:
@@ -61,6 +74,13 @@ def sample(
         model's own random start.
     save_warmup : bool, default True
         Whether the result has the warm-up draws, in groups of their own.
+    log_likelihood : bool, default False
+        Whether the result has a group ``log_likelihood``: for each observed variable the log density of each
+        observation at each draw after warm-up, as `arviz.loo` and `arviz.compare` need it. It takes as much memory as
+        there are observations times draws.
+    log_prior : bool, default False
+        Whether the result has a group ``log_prior``: for each free variable its log density at each draw after warm-up,
+        on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
     progress_bar : bool, default True
         Whether to show the progress.
     **settings
@@ -69,15 +89,17 @@ def sample(
     Returns
     -------
     arviz.InferenceData or xarray.DataTree
-        Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, and the model's data; the type is
-        that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
+        Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, those asked for with the keywords
+        above, and the model's data; the type is that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
 
     Raises
     ------
     TypeError
         For a keyword that does not exist, naming the nearest, or a value of the wrong type.
+    NotImplementedError
+        For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds, or when no start with a finite log density and gradient is found, naming the
+        For a value out of bounds, for ``log_likelihood`` with a model without observed variables, or when no start with a finite log density and gradient is found, naming the
         variables.
     Exception
         Any exception of the model's code arrives as it is; the draws so far are in its attribute ``partial_trace``.
@@ -90,11 +112,16 @@ def sample(
     options = resolve(settings, other_keywords=_KEYWORDS)
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores)
     seed = _seed(seed)
+    pointwise = {
+        group: compiled_model.pointwise(group)
+        for group, wanted in (("log_likelihood", log_likelihood), ("log_prior", log_prior))
+        if wanted
+    }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, seed, counts["chains"])
     run = Run(density, starts, options, seed, counts, save_warmup=bool(save_warmup))
     run.execute(progress_bar=bool(progress_bar))
-    return run.result(compiled_model)
+    return run.result(compiled_model, pointwise)
 
 
 def _counts(*, draws: int, tune: int, chains: int, cores: int | None) -> dict[str, int]:
