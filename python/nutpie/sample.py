@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -155,19 +155,19 @@ def sample(
     _choice("adaptation", adaptation, ADAPTATIONS)
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
     keep = {
-        "warmup": save_warmup,
-        "unconstrained": store_unconstrained,
-        "gradient": store_gradient,
-        "metric": store_mass_matrix,
-        "divergences": store_divergences,
+        "warmup": bool(save_warmup),
+        "unconstrained": bool(store_unconstrained),
+        "gradient": bool(store_gradient),
+        "metric": bool(store_mass_matrix),
+        "divergences": bool(store_divergences),
         "thin": counts.pop("thin"),
     }
-    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, store_unconstrained=bool(store_unconstrained), **counts)
-    pointwise = {
-        group: compiled_model.pointwise(group)
-        for group, wanted in (("log_likelihood", log_likelihood), ("log_prior", log_prior))
-        if wanted
+    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, **counts)
+    wanted: dict[Literal["log_likelihood", "log_prior"], bool] = {
+        "log_likelihood": log_likelihood,
+        "log_prior": log_prior,
     }
+    pointwise = {group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked}
     starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
     run = SamplingRun(compiled_model, starts, plan, pointwise, progress_bar=bool(progress_bar))
     return run._wait_here() if blocking else run._in_background()

@@ -74,7 +74,7 @@ class Block:
         return len(self.stats)
 
     def part(self, low: int, high: int) -> Block:
-        """Some of the draws."""
+        """Return some of the draws."""
         arrays = (self.positions, self.stats, self.gradients, self.metrics)
         return Block(*(None if array is None else array[low:high] for array in arrays))  # type: ignore[arg-type]
 
