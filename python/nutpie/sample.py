@@ -13,7 +13,7 @@ from nutpie.run import Plan, SamplingRun
 from nutpie.settings import document, resolve
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel
+    from nutpie.models.base import CompiledModel, PointwiseDensity
 
 __all__ = ["sample"]
 
@@ -167,7 +167,9 @@ def sample(
         "log_likelihood": log_likelihood,
         "log_prior": log_prior,
     }
-    pointwise = {group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked}
+    pointwise: dict[str, PointwiseDensity] = {
+        group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
+    }
     starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
     run = SamplingRun(compiled_model, starts, plan, pointwise, progress_bar=bool(progress_bar))
     return run._wait_here() if blocking else run._in_background()
