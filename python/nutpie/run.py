@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie import _lib
-from nutpie.progress import ChainProgress, ProgressBar
+from nutpie.progress import Callback, ChainProgress, Display, Watcher
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, Density
 
 __all__ = ["Run"]
-
-#: Seconds between looks at the progress of a run, which is also how long an interrupt may wait.
-WATCH_INTERVAL = 0.1
 
 
 class Run:
@@ -49,23 +46,26 @@ class Run:
         self._done = threading.Event()
         self._interrupted = False
 
-    def execute(self, *, progress_bar: bool) -> None:
+    def execute(self, display: Display | None = None, callback: Callback | None = None, rate: float = 100) -> None:
+        """Run to the end, or until an interrupt or the callback stops it."""
+        watcher = Watcher(self.progress, display, callback, rate)
         thread = threading.Thread(target=self._work, name="nutpie", daemon=True)
-        bar = ProgressBar(self._counts["chains"], self._counts["tune"] + self._counts["draws"], enabled=progress_bar)
+        watcher.start()
         started = time.perf_counter()
         with _blas_threads(self._counts["cores"], self._counts["chains"]):
             thread.start()
             # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
             while not self._done.is_set():
                 try:
-                    self._done.wait(WATCH_INTERVAL)
-                    bar.update(self.progress())
+                    self._done.wait(watcher.interval)
+                    if watcher.poll():
+                        self._control.stop()
                 except KeyboardInterrupt:
                     self._interrupted = True
                     self._control.stop()
-        bar.update(self.progress())
-        bar.close()
         self._seconds = time.perf_counter() - started
+        watcher.finish()
+        self._error = self._error or watcher.error
 
     def progress(self) -> list[ChainProgress]:
         """How far each chain is."""
@@ -92,6 +92,7 @@ class Run:
             self._done.set()
 
     def result(self, model: CompiledModel) -> Any:
+        """Build the result, or raise what ended the run."""
         from nutpie.trace import ChainDraws, RunInfo, build_result
 
         if self._error is not None and not self._chains:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie.initial import starting_points
+from nutpie.progress import Callback, make_display
+from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
 from nutpie.run import Run
 from nutpie.settings import document, resolve
 
@@ -17,7 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_KEYWORDS = ("draws", "tune", "chains", "cores", "seed", "init", "save_warmup", "progress_bar")
+_KEYWORDS = (
+    "draws",
+    "tune",
+    "chains",
+    "cores",
+    "seed",
+    "init",
+    "save_warmup",
+    "progress_bar",
+    "progress_callback",
+    "progress_rate",
+)
 
 
 @document
@@ -31,7 +44,9 @@ def sample(
     seed: int | None = None,
     init: Any = None,
     save_warmup: bool = True,
-    progress_bar: bool = True,
+    progress_bar: bool | str = True,
+    progress_callback: Callback | None = None,
+    progress_rate: float = 100,
     **settings: Any,
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
@@ -61,8 +76,15 @@ def sample(
         model's own random start.
     save_warmup : bool, default True
         Whether the result has the warm-up draws, in groups of their own.
-    progress_bar : bool, default True
-        Whether to show the progress.
+    progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
+        Whether to show the progress, on the standard error stream or in the notebook's cell. True chooses what fits: a
+        table that is updated in place, and plain lines where there is no terminal.
+    progress_callback : callable, optional
+        Function that is called while the run goes on, and once more at its end, with a list of `ChainProgress`, one for
+        each chain. If it returns `nutpie.STOP`, the run ends and the result has the draws so far; other values mean
+        nothing. It is called by the thread that waits for the run, so a slow one delays the display, not the chains.
+    progress_rate : float, default 100
+        Milliseconds between calls of `progress_callback`.
     **settings
         Settings of the sampler, listed by `nutpie.settings`.
 
@@ -80,7 +102,8 @@ def sample(
         For a value out of bounds, or when no start with a finite log density and gradient is found, naming the
         variables.
     Exception
-        Any exception of the model's code arrives as it is; the draws so far are in its attribute ``partial_trace``.
+        Any exception of the model's code or of `progress_callback` ends the run and arrives as it is; the draws so far
+        are in its attribute ``partial_trace``.
 
     Examples
     --------
@@ -90,10 +113,11 @@ def sample(
     options = resolve(settings, other_keywords=_KEYWORDS)
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores)
     seed = _seed(seed)
+    display = make_display(progress_bar, tune=counts["tune"])
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, seed, counts["chains"])
     run = Run(density, starts, options, seed, counts, save_warmup=bool(save_warmup))
-    run.execute(progress_bar=bool(progress_bar))
+    run.execute(display, progress_callback, progress_rate)
     return run.result(compiled_model)
 
 
