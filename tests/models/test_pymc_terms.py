@@ -14,11 +14,12 @@ pm = pytest.importorskip("pymc")
 pytest.importorskip("numba")
 
 import arviz as az  # noqa: E402
+import pymc.dims as pmd  # noqa: E402
 import pytensor.tensor as pt  # noqa: E402
 import xarray as xr  # noqa: E402
 from pytensor.compile.mode import Mode  # noqa: E402
 
-from nutpie.models import pymc as front_end  # noqa: E402
+from nutpie.models._pymc_graph import ExpandFunction  # noqa: E402
 from nutpie.models.pymc import compile_pymc_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -166,11 +167,21 @@ def scanned():
     return model
 
 
+def labelled():
+    as_xtensor = pmd.as_xtensor
+    with pm.Model(coords={"row": [1, 2, 3], "column": ["u", "v"]}) as model:
+        mu = pmd.Normal("mu", 0, 1, dims="column")
+        sigma = pmd.HalfNormal("sigma", 1.0)
+        y = as_xtensor(RNG.normal(size=(3, 2)), dims=("row", "column"))
+        pmd.Normal("y", mu, sigma, observed=y, dims=("row", "column"))
+    return model
+
+
 MODELS = {
     function.__name__: function
     for function in (
         *(several_observed, missing_values, missing_in_vectors, potential, mixtures, event_dimensions),
-        *(transformed_priors, with_data, custom, gaussian_process, scanned),
+        *(transformed_priors, with_data, custom, gaussian_process, scanned, labelled),
     )
 }
 
@@ -187,7 +198,6 @@ def no_numba(monkeypatch):
 
     monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", nothing)
     monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", nothing)
-    assert front_end.compile_pymc_model is compile_pymc_model
 
 
 def random_draws(compiled, n=12, seed=1):
@@ -239,3 +249,114 @@ def test_terms_are_those_of_pymc(name, group, no_numba):
         np.testing.assert_allclose(
             values.reshape(wanted.shape), wanted, rtol=1e-10, atol=1e-10, err_msg=f"{variable.name} of {name}"
         )
+
+
+def test_dimensions_are_those_of_the_observed_variable_without_its_events(no_numba):
+    compiled = compile_pymc_model(event_dimensions())
+    dims = {v.name: v.dims for v in compiled.pointwise("log_likelihood").variables}
+    assert dims == {"vectors": ("obs",), "split": ("obs",), "one": (), "choice": (), "dm": ()}
+    dims = {v.name: v.dims for v in compiled.pointwise("log_prior").variables}
+    assert dims == {"p": (), "rows": ("kind",), "mu": ("kind",), "chol": ()}
+
+
+def test_new_data_are_used(no_numba):
+    model = with_data()
+    compiled = compile_pymc_model(model)
+    rng = np.random.default_rng(8)
+    new = {
+        "x": rng.normal(size=(9, 2)),
+        "index": rng.integers(0, 2, size=9),
+        "y_data": rng.normal(size=9),
+    }
+    other = compiled.with_data(coords={"obs": 10 + np.arange(9)}, **new)
+    draws = random_draws(compiled)
+    before = compiled.pointwise("log_likelihood").compute(draws)
+    terms = other.pointwise("log_likelihood")
+    found = terms.compute(draws)
+    assert [v.shape for v in terms.variables] == [(9,), (9,)]
+    with model:
+        pm.set_data(new, coords={"obs": 10 + np.arange(9)})
+    expected = from_pymc(model, other, draws, "log_likelihood")
+    for name, values in found.items():
+        np.testing.assert_allclose(values.reshape(expected[name].shape), expected[name], rtol=1e-10, atol=1e-10)
+    # The first model still has its data, whatever happens to PyMC's.
+    again = compiled.pointwise("log_likelihood").compute(draws)
+    for name, values in before.items():
+        assert values.shape == (12, 6)
+        np.testing.assert_array_equal(again[name], values)
+
+
+def test_the_variables_of_the_result_do_not_matter(no_numba):
+    model = several_observed()
+    some, every = compile_pymc_model(model, var_names=["sigma"]), compile_pymc_model(model)
+    draws = random_draws(every)
+    for group in GROUPS:
+        found, expected = (compiled.pointwise(group).compute(draws) for compiled in (some, every))
+        assert list(found) == list(expected)
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, expected[name])
+
+
+def test_invalid_parameters_concern_one_draw(no_numba):
+    compiled = compile_pymc_model(custom())
+    scale = np.array([0.5, 3.0, 1.0, 2.5])  # above 2 the probability `scale / 2` is larger than 1
+    draws = np.zeros((4, compiled.n_dim))
+    draws[:, 0] = np.log(scale)
+    found = compiled.pointwise("log_likelihood").compute(draws)["checked"]
+    assert (found[scale > 2] == -np.inf).all()
+    assert np.isfinite(found[scale < 2]).all()
+
+
+def test_small_probabilities_keep_their_logarithm(no_numba):
+    with pm.Model() as model:
+        eta = pm.Normal("eta", 0.0, 10.0)
+        pm.Bernoulli("y", p=pm.math.invlogit(eta), observed=[0, 1])
+    with np.errstate(all="raise"):
+        found = compile_pymc_model(model).pointwise("log_likelihood").compute(np.array([[50.0], [-800.0]]))["y"]
+    np.testing.assert_allclose(found, [[-50.0, 0.0], [0.0, -800.0]], atol=1e-12)
+
+
+def test_chunks_do_not_matter_and_follow_the_data(no_numba, monkeypatch):
+    compiled = compile_pymc_model(with_data())
+    draws = random_draws(compiled, 40)
+    whole = compiled.pointwise("log_likelihood").compute(draws)
+    long = compiled.with_data(
+        coords={"obs": np.arange(5000)}, x=np.zeros((5000, 2)), index=np.zeros(5000, dtype=int), y_data=np.zeros(5000)
+    ).pointwise("log_likelihood")
+    monkeypatch.setattr("nutpie.models._pymc_graph.EXPAND_MEMORY", 2**20)
+    rows = []
+    chunk = ExpandFunction._chunk
+
+    def counted(self, draws, data):
+        rows.append(len(draws))
+        return chunk(self, draws, data)
+
+    monkeypatch.setattr(ExpandFunction, "_chunk", counted)
+    assert long.compute(draws)["y"].shape == (40, 5000)
+    # At least the two results of 40 kB a draw fit, and all of it does not.
+    assert max(rows) <= 2**20 // (2 * 8 * 5000)
+    assert sum(rows) == 40
+    monkeypatch.setattr("nutpie.models._pymc_graph.EXPAND_MEMORY", 1)
+    for name, values in compiled.pointwise("log_likelihood").compute(draws).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-14)
+
+
+def test_a_frozen_model_has_terms(no_numba):
+    model = with_data()
+    frozen, compiled = compile_pymc_model(model, freeze_model=True), compile_pymc_model(model)
+    draws = random_draws(compiled)
+    found, expected = (c.pointwise("log_likelihood").compute(draws) for c in (frozen, compiled))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-12)
+
+
+def test_no_observed_variables_is_an_error(no_numba):
+    with pm.Model() as model:
+        x = pm.Normal("x")
+        pm.Potential("p", -(x**4))
+    compiled = compile_pymc_model(model)
+    with pytest.raises(ValueError, match="log_likelihood=True needs observed variables"):
+        compiled.pointwise("log_likelihood")
+    np.testing.assert_allclose(
+        compiled.pointwise("log_prior").compute(np.array([[1.0]]))["x"], [-0.5 - 0.5 * np.log(2 * np.pi)], rtol=1e-12
+    )
