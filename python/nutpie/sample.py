@@ -141,8 +141,8 @@ def sample(
     -------
     arviz.InferenceData or xarray.DataTree
         Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, ``divergences`` if there were
-        some, ``initial_points``, and the model's data; the type is that of the installed ArviZ. After an interrupt
-        (Ctrl-C) it holds the draws so far.
+        some, ``initial_points``, ``log_likelihood`` and ``log_prior`` if asked for, and the model's data; the type is
+        that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
     nutpie.run.SamplingRun
         The handle, with ``blocking=False``.
 

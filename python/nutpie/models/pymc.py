@@ -346,8 +346,8 @@ class CompiledPyMCModel(CompiledModel):
         # A term has the leading dimensions of its variable: all but those of an event.
         dims = self._dims_of(name, len(self._programs.model.named_vars_to_dims.get(name) or ()))[: len(shape)]
         # A density that does not depend on all parents may be of length 1 where the variable is longer.
-        lengths = [len(self.coords[dim]) if dim in self.coords else n for dim, n in zip(dims, shape, strict=True)]
-        return dims if lengths == list(shape) else ()
+        fits = all(dim not in self.coords or len(self.coords[dim]) == n for dim, n in zip(dims, shape, strict=False))
+        return dims if fits and len(dims) == len(shape) else ()
 
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
         """Draw a random start on the unconstrained scale, of shape (n_dim,)."""
