@@ -197,34 +197,39 @@ def _not_finite(case: Case) -> list[Problem]:
 
 def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
     """Chains that do not move; also returns their positions."""
-    found: dict[int, str] = {}
+    problems: dict[int, Problem] = {}
+
+    def found(chain: int, what: str, *, began_well: bool = False) -> None:
+        name = f"Chain {case.run.chains[chain]}"
+        advice = (
+            "It cannot leave a narrow region: take smaller steps, "
+            f"target_accept={max(0.95, case.setting('target_accept', 0.8))}, or reparametrise."
+            if began_well
+            else f"Do not use it; give it another start (seed= or init=) and a longer warm-up, tune={_longer(case)}."
+        )
+        problems.setdefault(chain, Problem("stuck", "error", f"{name} {what}.", advice, (name.lower(),)))
+
     for chain, moved in enumerate(_moves(case)):
         first, length = _longest_run(~moved)
         if length == case.draws >= 10:
-            found[chain] = "never moved"
+            found(chain, "never moved")
         elif length >= max(20, case.draws / 10):
-            found[chain] = f"stood still for {length} draws from draw {first} on"
+            found(chain, f"stood still for {length} draws from draw {first} on", began_well=True)
     acceptance = case.run.stats.get("acceptance")
     if acceptance is not None and case.draws >= 10:
         least = min(0.2, case.setting("target_accept", 0.8) / 2)
         for chain, mean in enumerate(acceptance.mean(axis=1)):
             if mean < least:
-                found.setdefault(chain, f"hardly moves: its mean acceptance is {mean:.2g}")
+                found(chain, f"hardly moves: its mean acceptance is {mean:.2g}")
     for chain, ratio in enumerate(_relative_scale(case)):
         if ratio < 0.02:
-            found.setdefault(chain, f"hardly moves: it covers {ratio:.1%} of the scale of the others")
-    problems = [
-        Problem(
-            "stuck",
-            "error",
-            f"Chain {case.run.chains[chain]} {what}.",
-            f"Do not use chain {case.run.chains[chain]}; give it another start (seed= or init=) and a longer warm-up, "
-            f"tune={_round_up(2 * case.setting('num_tune', 400))}.",
-            (f"chain {case.run.chains[chain]}",),
-        )
-        for chain, what in sorted(found.items())
-    ]
-    return problems, sorted(found)
+            found(chain, f"hardly moves: it covers {ratio:.1%} of the scale of the others")
+    return [problems[chain] for chain in sorted(problems)], sorted(problems)
+
+
+def _longer(case: Case) -> int:
+    """Warm-up draws to advise."""
+    return _round_up(2 * case.setting("num_tune", 400))
 
 
 def _moves(case: Case) -> np.ndarray:
@@ -248,7 +253,7 @@ def _longest_run(flags: np.ndarray) -> tuple[int, int]:
 
 
 def _relative_scale(case: Case) -> np.ndarray:
-    """Standard deviations of each chain relative to the median chain, the median over parameters."""
+    """Return how wide each chain is relative to the median chain: the median over parameters."""
     varying = case.parameters(np.flatnonzero(case.values[:, 1] > 0))
     if case.chains < 2 or case.draws < FEW_DRAWS or not len(varying):
         return np.empty(0)
@@ -262,12 +267,12 @@ def _relative_scale(case: Case) -> np.ndarray:
 
 
 def _disagreement(case: Case, still: list[int]) -> list[Problem]:
-    """Groups of chains whose means lie further apart than their errors, in the parameter with the largest R-hat."""
+    """Find groups of chains whose means lie further apart than their errors, where R-hat is large."""
     chains = np.array([c for c in range(case.chains) if c not in still], dtype=int)
     if len(chains) < 2 or case.draws < 8:
         return []
-    candidates = _largest(case.r_hat, case.max_r_hat)
-    candidates = case.parameters(candidates)[:CLOSER_LOOK]
+    suspects = case.parameters(_largest(case.r_hat, case.max_r_hat))
+    candidates = suspects[:CLOSER_LOOK]
     if not len(candidates):
         return []
     means, errors = _chain_means(case.take(candidates)[:, chains])
@@ -280,13 +285,15 @@ def _disagreement(case: Case, still: list[int]) -> list[Problem]:
     centres = [means[first][g].mean() for g in grouped[first]]
     where = tuple(case.label(candidates[i]) for i in split)
     listed = "; ".join(f"{_chains(case, g)} near {c:.3g}" for g, c in zip(groups, centres, strict=True))
-    also = f" (and in {_count(len(split) - 1, 'more parameter')})" if len(split) > 1 else ""
+    least = "at least " if len(suspects) > len(candidates) else ""
+    also = f" (and in {least}{_count(len(split) - 1, 'more parameter')})" if len(split) > 1 else ""
     densities, judgement = _compare_modes(case, groups)
     advice = (
-        f"{judgement} Order or constrain {where[0]} if the modes are relabellings, try other starts (init=) and a longer "
-        f"warm-up, tune={_round_up(2 * case.setting('num_tune', 400))}."
+        f"{judgement} Order or constrain {where[0]} if the modes are relabellings, try other starts (init=) and a "
+        f"longer warm-up, tune={_longer(case)}."
     )
-    return [Problem("disagreement", "error", f"Chains disagree in {where[0]}{also}: {listed}{densities}.", advice, where)]
+    message = f"Chains disagree in {where[0]}{also}: {listed}{densities}."
+    return [Problem("disagreement", "error", message, advice, where)]
 
 
 def _chain_means(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -305,7 +312,7 @@ def _groups(means: np.ndarray, errors: np.ndarray) -> list[np.ndarray]:
 
 
 def _compare_modes(case: Case, groups: list[np.ndarray]) -> tuple[str, str]:
-    """What the log density says of groups of chains: a clause for the message and a sentence for the advice."""
+    """Return what the log density says of groups of chains: a clause for the message, a sentence for the advice."""
     logp = case.run.stats.get("logp")
     if logp is None:
         return "", "The posterior may have several modes."
@@ -329,18 +336,18 @@ def _chains(case: Case, chains: np.ndarray) -> str:
 
 
 def _r_hat(case: Case) -> list[Problem]:
-    high = _largest(case.r_hat, case.max_r_hat)
+    high = _parameters_first(case, _largest(case.r_hat, case.max_r_hat))
     if not len(high) or case.draws < FEW_DRAWS:
         return []
     where = tuple(case.label(i) for i in high[:CLOSER_LOOK])
     listed = _joined([f"{w} {case.r_hat[i]:.3g}" for w, i in zip(where[:3], high[:3], strict=True)])
-    tune, draws = (_round_up(2 * case.setting(n, d)) for n, d in (("num_tune", 400), ("num_draws", case.draws)))
+    draws = _round_up(2 * case.setting("num_draws", case.draws))
     return [
         Problem(
             "r_hat",
             "error" if case.r_hat[high[0]] > 1.1 else "warning",
             f"R-hat is above {case.max_r_hat:g} in {_of_all(case, high)}: {listed}.",
-            f"Run longer, tune={tune} and draws={draws}; if it stays, reparametrise what governs {where[0]}.",
+            f"Run longer, tune={_longer(case)} and draws={draws}; if it stays, reparametrise what governs {where[0]}.",
             where,
         )
     ]
@@ -350,7 +357,7 @@ def _ess(case: Case) -> list[Problem]:
     low = np.flatnonzero(case.least_ess < case.min_ess)
     if not len(low) or case.draws < FEW_DRAWS:
         return []
-    low = low[np.argsort(case.least_ess[low], kind="stable")]
+    low = _parameters_first(case, low[np.argsort(case.least_ess[low], kind="stable")])
     where = tuple(case.label(i) for i in low[:CLOSER_LOOK])
     listed = _joined(
         [
@@ -363,8 +370,10 @@ def _ess(case: Case) -> list[Problem]:
         advice = f"Take more draws, draws={_round_up(1.2 * factor * case.draws)}, or reparametrise {where[0]}."
     else:
         advice = f"More draws alone will not do: reparametrise or tighten the prior of {where[0]}."
+    # The log density often mixes more slowly than all parameters, and is rarely of interest.
+    severity: Literal["warning", "note"] = "warning" if len(case.parameters(low)) else "note"
     message = f"ESS is below {case.min_ess:g} in {_of_all(case, low)}: {listed}."
-    return [Problem("ess", "warning", message, advice, where)]
+    return [Problem("ess", severity, message, advice, where)]
 
 
 def _energy(case: Case) -> list[Problem]:
@@ -415,7 +424,7 @@ def _divergences(case: Case) -> list[Problem]:
 
 
 def _where_divergences_are(case: Case, diverging: np.ndarray) -> tuple[str, str]:
-    """The parameter whose values are most unusual at divergent draws: a clause for the message, and its name."""
+    """Find the parameter whose values are most unusual at divergent draws: a clause for the message, and its name."""
 
     def shift(draws: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -490,15 +499,21 @@ def _correlation(draws: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the values above a threshold, the largest first."""
+    """Return indices of the values above a threshold, the largest first."""
     above = np.flatnonzero(values > threshold)
     return above[np.argsort(-values[above], kind="stable")]
+
+
+def _parameters_first(case: Case, indices: np.ndarray) -> np.ndarray:
+    """Leave out the log density unless it is alone: advice about a parameter helps more."""
+    parameters = case.parameters(indices)
+    return parameters if len(parameters) else indices
 
 
 def _of_all(case: Case, indices: np.ndarray) -> str:
     number, total = len(case.parameters(indices)), int((case.rows != LOG_DENSITY).sum())
     if not number:
-        return "the log density"
+        return "no parameter, but elsewhere"
     looked = " that were looked at" if total < len(case.run.parameters) else ""
     return f"{number} of {_count(total, 'parameter')}{looked}"
 

@@ -37,18 +37,22 @@ def to_text(diagnosis: Diagnosis) -> str:
 
 
 def headline(diagnosis: Diagnosis) -> list[str]:
-    """What the run made and what it took, in two sentences."""
+    """Return what the run made and what it took, and the smallest ESS."""
     run = diagnosis.run
     warmup = f" after {run.tune} of warm-up" if run.tune is not None else ""
     cost = [f"{run.n_gradients:,} gradients"] if run.n_gradients else []
     cost += [f"{run.seconds:.3g} s"] if run.seconds else []
-    first = f"{run.chains} chain{'s' if run.chains != 1 else ''} of {run.draws} draws{warmup}"
+    first = f"{run.chains} chain{'s' * (run.chains != 1)} of {run.draws} draw{'s' * (run.draws != 1)}{warmup}"
     lines = [", ".join([first, *cost])]
     if math.isfinite(run.min_ess):
         rates = [(run.ess_per_1000_gradients, "per 1000 gradients"), (run.ess_per_second, "per second")]
-        known = [f"{rate:.3g} {unit}" for rate, unit in rates if math.isfinite(rate)]
+        known = [f"{_number(rate)} {unit}" for rate, unit in rates if math.isfinite(rate)]
         lines.append(f"Smallest ESS {run.min_ess:.0f}{': ' if known else ''}{', '.join(known)}")
     return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def verdict(diagnosis: Diagnosis) -> str:
@@ -105,9 +109,7 @@ def to_html(diagnosis: Diagnosis) -> str:
 
 
 def _wrap(text: str, start: str = "") -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False
-    )
+    return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False)
 
 
 def _shortened(name: str, longest: int = 60) -> str:

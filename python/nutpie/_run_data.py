@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ STATISTICS = {
     "logp": ("logp", "lp"),
     "n_steps": ("n_steps",),
     "step_size": ("step_size",),
+    "mean_step_size": ("step_size_bar",),
 }
 
 #: Bytes of draws that are worked on at a time: few enough to stay in a core's cache.
@@ -232,9 +234,7 @@ def _settings(attrs: Mapping[str, Any]) -> dict[str, Any]:
     from nutpie.settings import declared
 
     settings: dict[str, Any] = {name: setting.default for name, setting in declared().items()}
-    try:
+    # Results of other samplers have none.
+    with contextlib.suppress(KeyError, TypeError, ValueError):
         settings |= json.loads(attrs["inference_library_settings"])["settings"]
-    except (KeyError, TypeError, ValueError):
-        # A result of another sampler.
-        pass
     return settings

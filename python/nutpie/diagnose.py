@@ -114,10 +114,16 @@ class Diagnosis:
         number
             How many of them.
         """
-        indices = self._case.parameters(np.flatnonzero(np.isfinite(self._case.least_ess)))
-        order = np.argsort(self._case.least_ess[indices], kind="stable")[:number]
-        chosen = [(int(i), self._case.values[i]) for i in indices[order]]
+        chosen = [(int(i), self._case.values[i]) for i in self._slowest(number)]
         return [(self._case.label(i), float(v[3]), float(v[4]), float(v[2])) for i, v in chosen]
+
+    def slowest_draws(self, number: int = 5) -> np.ndarray:
+        """Return the draws of the parameters that `slowest` names, of shape (parameters, chains, draws)."""
+        return self._case.take(self._slowest(number))
+
+    def _slowest(self, number: int) -> np.ndarray:
+        indices = self._case.parameters(np.flatnonzero(np.isfinite(self._case.least_ess)))
+        return indices[np.argsort(self._case.least_ess[indices], kind="stable")[:number]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the table, of types that JSON knows; None where there is no number."""
@@ -212,11 +218,11 @@ def short_warning(result: Any) -> str | None:
     problems = [p for p in found if p.severity != "note"]
     if not problems or any(p.kind == "incomplete" for p in found):
         return None
-    shown = problems[:2]
-    parts = [p.message for p in shown]
-    if len(problems) > len(shown):
-        parts.append(f"There {'are' if len(problems) > 3 else 'is'} {len(problems) - len(shown)} more.")
-    return " ".join([*parts, shown[0].advice, "See nutpie.diagnose(result)."])
+    worst, *others = problems
+    parts = [worst.message, worst.advice, *(p.message for p in others[:1])]
+    if len(others) > 1:
+        parts.append(f"There {'are' if len(others) > 2 else 'is'} {len(others) - 1} more.")
+    return " ".join([*parts, "See nutpie.diagnose(result)."])
 
 
 def warn_if_needed(result: Any, stacklevel: int = 2) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nutpie.diagnose import warn_if_needed
 from nutpie.initial import starting_points
 from nutpie.run import Run
 from nutpie.settings import document, resolve
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_KEYWORDS = ("draws", "tune", "chains", "cores", "seed", "init", "save_warmup", "progress_bar")
+_KEYWORDS = ("draws", "tune", "chains", "cores", "seed", "init", "save_warmup", "progress_bar", "check")
 
 
 @document
@@ -32,6 +33,7 @@ def sample(
     init: Any = None,
     save_warmup: bool = True,
     progress_bar: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
@@ -63,6 +65,10 @@ def sample(
         Whether the result has the warm-up draws, in groups of their own.
     progress_bar : bool, default True
         Whether to show the progress.
+    check : bool, default True
+        Whether to look at the draws at the end and give a `SamplingWarning` if something is wrong with them. The check
+        is quick and looks at some parameters only; `nutpie.diagnose` looks at all. A run that was interrupted is not
+        checked.
     **settings
         Settings of the sampler, listed by `nutpie.settings`.
 
@@ -94,7 +100,10 @@ def sample(
     starts = starting_points(compiled_model, density, init, seed, counts["chains"])
     run = Run(density, starts, options, seed, counts, save_warmup=bool(save_warmup))
     run.execute(progress_bar=bool(progress_bar))
-    return run.result(compiled_model)
+    result = run.result(compiled_model)
+    if check:
+        warn_if_needed(result)
+    return result
 
 
 def _counts(*, draws: int, tune: int, chains: int, cores: int | None) -> dict[str, int]:
