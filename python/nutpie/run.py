@@ -89,12 +89,18 @@ class _Job:
         total = self.plan.tune + self.plan.draws
         return [ChainProgress.from_core(values, total) for values in self.control.progress()]
 
+    callback: Any = None  # TEMP
+
     def watch(self, bar: ProgressBar) -> None:
         """Show the progress until the end."""
         # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
         while not self.done.wait(WATCH_INTERVAL):
             bar.update(self.progress())
+            if self.callback is not None:
+                self.callback(self.progress())
         bar.update(self.progress())
+        if self.callback is not None:
+            self.callback(self.progress())
         bar.close()
 
 

@@ -34,6 +34,7 @@ _OPTIONS = (
     "adaptation",
     "blocking",
     "progress_bar",
+    "progress_callback",
 )
 
 #: Samplers, and ways to adapt them.
@@ -61,6 +62,7 @@ def sample(
     adaptation: str = "diag",
     blocking: bool = True,
     progress_bar: bool = True,
+    progress_callback: Any = None,
     **settings: Any,
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
@@ -110,6 +112,8 @@ def sample(
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool, default True
         Whether to show the progress.
+    progress_callback : callable, optional
+        TEMP
     **settings
         Settings of the sampler, listed by `nutpie.settings`.
 
@@ -151,6 +155,7 @@ def sample(
     plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, store_unconstrained=bool(store_unconstrained), **counts)
     starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
     run = SamplingRun(compiled_model, starts, plan, progress_bar=bool(progress_bar))
+    run._job.callback = progress_callback  # TEMP
     return run._wait_here() if blocking else run._in_background()
 
 
