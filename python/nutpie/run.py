@@ -146,9 +146,11 @@ class SamplingRun:
 
     def _wait_here(self) -> Any:
         """Show the progress in this thread and return the result, at an interrupt that of the draws so far."""
-        while not self._job.done.is_set():
+        while True:
             try:
+                # Also when the run is over already, for its end has to be shown.
                 self._job.watch(self._bar)
+                break
             except KeyboardInterrupt:
                 self._stop("interrupted")
         return self.wait()
