@@ -18,6 +18,7 @@ import pytensor  # noqa: E402
 import pytensor.tensor as pt  # noqa: E402
 from pytensor.graph.basic import Apply  # noqa: E402
 from pytensor.graph.op import Op  # noqa: E402
+from pytensor.raise_op import Assert  # noqa: E402
 
 from nutpie.models.base import BAD_DIMENSION, OK, LogpPrototype  # noqa: E402
 from nutpie.models.pymc import compile_pymc_model  # noqa: E402
@@ -84,6 +85,16 @@ def regression():
 def transforms():
     model = transforms_model()
     return model, compile_pymc_model(model)
+
+
+@pytest.fixture(scope="module")
+def careful():
+    """A model whose compiled code raises an exception, depending on data."""
+    with pm.Model() as model:
+        limit = pm.Data("limit", 1.0)
+        x = pm.Normal("x")
+        pm.Potential("checked", Assert("limit exceeded")(0.0 * x, limit > 0))
+    return compile_pymc_model(model)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
@@ -212,9 +223,22 @@ def test_fallback_without_numba_internals(regression):
     _, value, expected = evaluate(compiled, x)
     assert logp[0] == value
     np.testing.assert_array_equal(gradient, expected)
-    broken = compiled.with_data(group=np.full(20, 99, dtype="int32"))
-    with pytest.raises(IndexError):
-        call(broken._table)
+
+
+def test_exception_without_numba_internals(careful):
+    from nutpie.models._numba_bridge import build_callback_cfunc
+
+    kinds = [(a.dtype, a.ndim) for a in careful._table.arrays]
+    callback = build_callback_cfunc(careful._programs.callback.keep_alive[-1], careful.n_dim, kinds)
+    x, gradient, logp = np.zeros(1), np.zeros(1), np.zeros(1)
+
+    def call(table):
+        function = LogpPrototype(callback.address)
+        return function(1, x.ctypes.data, gradient.ctypes.data, logp.ctypes.data, table.address)
+
+    assert call(careful._table) == OK
+    with pytest.raises(AssertionError, match="limit exceeded"):
+        call(careful.with_data(limit=-1.0)._table)
 
 
 # ------------------------------------------------------------------------------------------------- memory, threads
@@ -267,23 +291,21 @@ def test_threads_agree_with_one_thread(transforms):
 # ------------------------------------------------------------------------------------------------------ exceptions
 
 
-def test_exception_of_compiled_code(regression):
-    _, compiled = regression
-    broken = compiled.with_data(group=np.full(20, 99, dtype="int32"))
+def test_exception_of_compiled_code(careful):
+    broken = careful.with_data(limit=-1.0)
     for _ in range(3):
-        with pytest.raises(IndexError):
-            evaluate(broken, np.zeros(broken.n_dim))
-    assert evaluate(compiled, np.zeros(compiled.n_dim))[0] == OK
+        with pytest.raises(AssertionError, match="limit exceeded"):
+            evaluate(broken, np.zeros(1))
+    assert evaluate(careful, np.zeros(1))[0] == OK
 
 
-def test_exception_is_left_with_a_thread_that_gave_up_the_gil(regression):
-    _, compiled = regression
-    broken = compiled.with_data(group=np.full(20, 99, dtype="int32"))
+def test_exception_is_left_with_a_thread_that_gave_up_the_gil(careful):
+    broken = careful.with_data(limit=-1.0)
     # This prototype does not look for exceptions, so that the interpreter complains about one that it finds.
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
     with pytest.raises(SystemError) as info:
-        evaluate(broken, np.zeros(broken.n_dim), prototype)
-    assert isinstance(info.value.__cause__, IndexError)
+        evaluate(broken, np.zeros(1), prototype)
+    assert isinstance(info.value.__cause__, AssertionError)
 
 
 class RecoverableError(Exception):
