@@ -288,6 +288,43 @@ def test_threads_agree_with_one_thread(transforms):
             np.testing.assert_array_equal(one[2], other[2])
 
 
+# --------------------------------------------------------------------------------------------------------- indices
+
+
+def test_indices_in_data_are_checked(regression):
+    _, compiled = regression
+    backwards = compiled.with_data(group=np.full(20, -3, dtype="int32"))
+    assert evaluate(backwards, np.zeros(compiled.n_dim))[0] == OK
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"index {index} is out of bounds for an axis of length 3: .* 'group'"):
+            compiled.with_data(group=np.full(20, index, dtype="int32"))
+    with pytest.raises(IndexError, match=r"index 7 .* 'group'"):
+        compile_pymc_model(regression_model(data=regression_data(20) | {"group": np.full(20, 7, dtype="int32")}))
+
+
+def test_constant_indices_are_checked():
+    with pm.Model() as model:
+        x = pm.Normal("x", shape=3)
+        pm.Normal("y", x[np.array([0, 3])], observed=[0.0, 1.0])
+    with pytest.raises(IndexError, match="constant indices"):
+        compile_pymc_model(model)
+
+
+def test_indices_that_depend_on_parameters_are_checked():
+    table = np.arange(12.0).reshape(3, 4)
+    with pm.Model() as model:
+        x = pm.Normal("x")
+        rows = pt.floor(pt.stack([x, -x])).astype("int64")
+        pm.Potential("looked_up", pt.as_tensor(table)[rows, np.array([0, 3])].sum() + x**2)
+    compiled = compile_pymc_model(model)
+    code, value, _ = evaluate(compiled, np.array([1.5]))
+    assert code == OK
+    # Row 1 of column 0, and row -2 of column 3.
+    np.testing.assert_allclose(value, -0.5 * 1.5**2 - 0.5 * np.log(2 * np.pi) + 4 + 7 + 1.5**2)
+    with pytest.raises(IndexError):
+        evaluate(compiled, np.array([3.5]))
+
+
 # ------------------------------------------------------------------------------------------------------ exceptions
 
 
