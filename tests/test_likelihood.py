@@ -11,6 +11,7 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
+from results import elpd, group_names
 from simple_model import NormalModel
 
 import nutpie
@@ -41,8 +42,8 @@ def test_groups_of_any_front_end(tmp_path):
         assert terms.dims == ("chain", "draw", "name")
         assert list(terms["name"].values) == ["n0", "n1", "n2", "n3"]
         np.testing.assert_allclose(terms.sum("name"), result.sample_stats["logp"], rtol=1e-12)
-    assert not {"warmup_log_likelihood", "warmup_log_prior"} & set(result.groups())
-    assert not {"log_likelihood", "log_prior"} & set(sample(ModelWithTerms(4)).groups())
+    assert not {"warmup_log_likelihood", "warmup_log_prior"} & group_names(result)
+    assert not {"log_likelihood", "log_prior"} & group_names(sample(ModelWithTerms(4)))
     path = str(tmp_path / "run.nc")
     result.to_netcdf(path)
     back = az.from_netcdf(path)
@@ -97,12 +98,15 @@ def test_model_comparison(schools, tmp_path):
     back = az.from_netcdf(path)
     loo = az.loo(result, var_name="count")
     assert loo.n_data_points == 3
-    assert np.isfinite(loo.elpd_loo)
-    assert az.loo(back, var_name="count").elpd_loo == loo.elpd_loo
-    assert np.isfinite(az.waic(result, var_name="y_observed").elpd_waic)
+    assert np.isfinite(elpd(loo))
+    assert elpd(az.loo(back, var_name="count")) == elpd(loo)
     table = az.compare({"one": result, "same": back}, var_name="count")
-    assert np.isfinite(table["elpd_loo"]).all()
-    sensitivity = az.psens(result, component="prior", var_names=["mu", "tau"])
+    assert np.isfinite(elpd(table)).all()
+    if hasattr(az, "waic"):  # ArviZ 0
+        assert np.isfinite(az.waic(result, var_name="y_observed").elpd_waic)
+        sensitivity = az.psens(result, component="prior", var_names=["mu", "tau"])
+    else:
+        sensitivity = az.psense(result, group="prior", var_names=["mu", "tau"])
     assert np.isfinite(sensitivity["mu"]).all()
 
 
@@ -136,8 +140,8 @@ def test_blocks_do_not_matter(monkeypatch, chunk):
     np.testing.assert_array_equal(results[0].posterior["x"][2], whole[30:])
     np.testing.assert_array_equal(results[0].warmup_posterior["x"][2], whole[:30])
     for result in results[1:]:
-        assert result.groups() == results[0].groups()
-        for group in result.groups():
+        assert group_names(result) == group_names(results[0])
+        for group in group_names(result):
             xr.testing.assert_equal(result[group], results[0][group])
 
 
@@ -197,7 +201,7 @@ print((peak() - before) / size)
 N_STATS = len(nutpie._lib.statistics())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
     ("blocks", "chains", "two_variables", "times"), [(1, 4, 0, 1.35), (12, 1, 0, 1.2), (4, 4, 0, 1.2), (1, 4, 1, 1.25)]
 )

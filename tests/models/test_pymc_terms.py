@@ -13,18 +13,21 @@ import pytest
 pm = pytest.importorskip("pymc")
 pytest.importorskip("numba")
 
-import arviz as az  # noqa: E402
 import pymc.dims as pmd  # noqa: E402
 import pytensor.tensor as pt  # noqa: E402
 import xarray as xr  # noqa: E402
 from pytensor.compile.mode import Mode  # noqa: E402
+from results import make_result  # noqa: E402
 
 from nutpie.models._pymc_graph import ExpandFunction  # noqa: E402
+from nutpie.models._pymc_indices import IndexChecks  # noqa: E402
 from nutpie.models.pymc import compile_pymc_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
-GROUPS = {"log_likelihood": pm.compute_log_likelihood, "log_prior": pm.compute_log_prior}
+GROUPS = {"log_likelihood": pm.compute_log_likelihood, "log_prior": pm.stats.compute_log_prior}
+# PyTensor's interpreter, without fused operations, which would lose digits there.
+SLOW = Mode("py", "fast_run").excluding("fusion")
 RNG = np.random.default_rng(5)
 
 
@@ -115,7 +118,6 @@ def transformed_priors():
         pm.Beta("unit", 2.0, 3.0)
         pm.VonMises("angle", 0.0, 2.0)
         pm.ZeroSumNormal("zero_sum", 1.5, shape=4)
-        pm.LKJCorr("corr", n=3, eta=2.0)
         pm.GaussianRandomWalk("walk", mu=low, sigma=0.5, init_dist=pm.Normal.dist(), steps=4)
         cuts = pm.Normal("cuts", 0, 2, dims="cut", transform=transforms.ordered)
         pm.OrderedLogistic("y", eta=low, cutpoints=cuts, observed=[0, 1, 3, 2])
@@ -194,7 +196,7 @@ def no_numba(monkeypatch):
     """Leave out the log density with its gradient, which takes seconds to compile and is not used."""
 
     def nothing(*_args):
-        return None, [], []
+        return None, [], [], IndexChecks(pt.constant(0.0), None, [])
 
     monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", nothing)
     monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", nothing)
@@ -218,12 +220,12 @@ def from_pymc(model, compiled, draws, group):
     )
     function = GROUPS[group]
     return function(
-        az.InferenceData(posterior=posterior),
+        make_result({"posterior": posterior}),
         model=model,
         extend_inferencedata=False,
         progressbar=False,
-        # As PyMC does it by default, but interpreted. Fused operations would lose digits there.
-        compile_kwargs={"mode": Mode("py", "fast_run").excluding("fusion")},
+        # As PyMC does it by default, but interpreted.
+        compile_kwargs={"mode": SLOW},
     )
 
 
@@ -249,6 +251,27 @@ def test_terms_are_those_of_pymc(name, group, no_numba):
         np.testing.assert_allclose(
             values.reshape(wanted.shape), wanted, rtol=1e-10, atol=1e-10, err_msg=f"{variable.name} of {name}"
         )
+
+
+def logp_or_impossible(dist, value):
+    try:
+        return pm.logp(dist, value).eval(mode=SLOW)
+    except pm.logprob.utils.ParameterValueError:
+        # In PyMC 5 the transform also gives matrices that are not positive definite.
+        return -np.inf
+
+
+def test_prior_of_a_correlation_matrix(no_numba):
+    # Not by `compute_log_prior`, which in PyMC 6.4 mistakes the name of the variable.
+    with pm.Model() as model:
+        pm.LKJCorr("corr", n=3, eta=2.0)
+    compiled = compile_pymc_model(model)
+    draws = random_draws(compiled)
+    found = compiled.pointwise("log_prior").compute(draws)["corr"]
+    corr = compiled.expand(draws)["corr"]
+    expected = np.array([logp_or_impossible(pm.LKJCorr.dist(n=3, eta=2.0), value) for value in corr])
+    assert np.isfinite(expected).any()
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_dimensions_are_those_of_the_observed_variable_without_its_events(no_numba):
