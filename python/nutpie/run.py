@@ -49,8 +49,15 @@ class Run:
     def execute(self, display: Display | None = None, callback: Callback | None = None, rate: float = 100) -> None:
         """Run to the end, or until an interrupt or the callback stops it."""
         watcher = Watcher(self.progress, display, callback, rate)
+        try:
+            watcher.start()
+            self._watch(watcher)
+        finally:
+            watcher.finish()
+        self._error = self._error or watcher.error
+
+    def _watch(self, watcher: Watcher) -> None:
         thread = threading.Thread(target=self._work, name="nutpie", daemon=True)
-        watcher.start()
         started = time.perf_counter()
         with _blas_threads(self._counts["cores"], self._counts["chains"]):
             thread.start()
@@ -64,8 +71,6 @@ class Run:
                     self._interrupted = True
                     self._control.stop()
         self._seconds = time.perf_counter() - started
-        watcher.finish()
-        self._error = self._error or watcher.error
 
     def progress(self) -> list[ChainProgress]:
         """How far each chain is."""
