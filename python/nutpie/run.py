@@ -90,18 +90,16 @@ class _Job:
     def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
         """Show the progress until the end of the run; for one thread, that of the user or one of its own."""
         self.watched_by = threading.get_ident()
-        # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
-        while not self.done.is_set():
-            try:
-                self.done.wait(watcher.interval)
-                if watcher.poll():
-                    self.control.stop()
-            except KeyboardInterrupt:
-                on_interrupt()
         try:
+            # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
+            while not self.done.is_set():
+                try:
+                    self.done.wait(watcher.interval)
+                    if watcher.poll():
+                        self.control.stop()
+                except KeyboardInterrupt:
+                    on_interrupt()
             watcher.finish()
-        except KeyboardInterrupt:
-            on_interrupt()
         finally:
             self.error = self.error or watcher.error
             self.watched.set()
