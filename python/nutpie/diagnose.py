@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nutpie._checks import FEW_DRAWS, LOG_DENSITY, Case, Problem, bfmi, find_problems
+from nutpie._case import LOG_DENSITY, Case, Problem
+from nutpie._checks import FEW_DRAWS, bfmi, find_problems
 from nutpie._run_data import Parameters, RunData
 
 __all__ = ["Diagnosis", "Problem", "RunTotals", "SamplingWarning", "diagnose", "short_warning", "warn_if_needed"]
@@ -161,8 +162,9 @@ def diagnose(
     sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, and too few draws.
     Parameters whose draws are all equal are left out.
 
-    R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). R-hat, ESS and
-    E-BFMI are not judged with fewer than 100 draws of each chain.
+    R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
+    judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half chains differ
+    no more than their Monte Carlo errors explain, which happens in short runs and with many parameters.
 
     Parameters
     ----------

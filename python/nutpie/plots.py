@@ -224,10 +224,10 @@ def _energy(axes: Axes, data: _PlotData) -> None:
     together = np.concatenate([centred, changes])
     together = together[np.isfinite(together)]
     if together.size < 10 or not np.ptp(together) > 0:
-        _empty(axes, "Energy", "too few draws")
+        _empty(axes, "Energy", "too few draws, or it does not vary")
         return
     low, high = np.quantile(together, [0.001, 0.999])
-    bins = np.linspace(low, high, 50)
+    bins = np.linspace(low, high, 50).tolist()
     axes.hist(centred, bins, density=True, color="#0072B2", alpha=0.45, label="energy of draws, centred")
     axes.hist(changes, bins, density=True, histtype="step", color="#D55E00", lw=1.6, label="change between draws")
     axes.set_yticks([])
@@ -299,7 +299,12 @@ def _ranks(axes: Axes, data: _PlotData, draws: np.ndarray, row: tuple[str, float
     axes.set_ylim(0, 1.1 * top)
     axes.set_title(f"{_shortened(name)}\n", fontsize=9)
     axes.text(
-        0, 1.02, f"ESS {bulk:.0f} / {tail:.0f}, R-hat {r_hat:.3f}", transform=axes.transAxes, fontsize=8, color=GREY
+        0,
+        1.02,
+        f"ESS {bulk:.0f} (tail {tail:.0f}), R-hat {r_hat:.3f}",
+        transform=axes.transAxes,
+        fontsize=8,
+        color=GREY,
     )
     axes.set_xlabel("rank, share of all draws")
     if first:
