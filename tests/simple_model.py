@@ -51,6 +51,22 @@ def fatal_far_out(dim, x_ptr, grad_ptr, logp_ptr, _user_data):
     return -1 if x[0] > 3.0 else 0
 
 
+@numba.cfunc(_SIGNATURE)
+def funnel_logp(dim, x_ptr, grad_ptr, logp_ptr, _user_data):
+    """Neal's funnel: the first parameter is normal, the others have its exponential as variance."""
+    x = numba.carray(x_ptr, (dim,))
+    grad = numba.carray(grad_ptr, (dim,))
+    precision = np.exp(-x[0])
+    logp = -x[0] * x[0] / 18.0 - 0.5 * (dim - 1) * x[0]
+    grad[0] = -x[0] / 9.0 - 0.5 * (dim - 1)
+    for i in range(1, dim):
+        logp -= 0.5 * precision * x[i] * x[i]
+        grad[0] += 0.5 * precision * x[i] * x[i]
+        grad[i] = -precision * x[i]
+    numba.carray(logp_ptr, (1,))[0] = logp
+    return 0
+
+
 class NormalModel(CompiledModel):
     """Independent normals with standard deviations 1, 2, 3, ..."""
 

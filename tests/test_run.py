@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -110,6 +112,18 @@ def test_an_error_arrives_at_every_wait():
             run.wait(timeout=60)
         assert np.isfinite(caught.value.partial_trace.posterior["x"]).all()
     assert "failed" in repr(run)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_an_interrupt_ends_the_waiting_and_not_the_run():
+    run = start()
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run.wait()
+    before = made(run)
+    wait_for_draws(run, before + 100)
+    assert not run.is_finished
+    run.cancel()
 
 
 def test_several_threads_get_the_same_result():

@@ -77,7 +77,14 @@ def test_attributes(idata):
     assert attrs["inference_library_version"] == nutpie.__version__
     assert attrs["tuning_steps"] == 40
     settings = json.loads(idata.sample_stats.attrs["inference_library_settings"])["settings"]
-    assert settings == {"num_tune": 40, "num_draws": 60, "num_chains": 2, "seed": 1, "target_accept": 0.85}
+    assert settings == {
+        "num_tune": 40,
+        "num_draws": 60,
+        "num_chains": 2,
+        "seed": 1,
+        "thin": 1,
+        "target_accept": 0.85,
+    }
 
 
 @pytest.mark.parametrize("draws", [0, 60])

@@ -20,8 +20,7 @@ from nutpie import _lib
 from nutpie.progress import ChainProgress, ProgressBar
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel, Density
-    from nutpie.trace import ChainDraws
+    from nutpie.models.base import CompiledModel, Density, PointwiseDensity
 
 __all__ = ["Plan", "SamplingRun"]
 
@@ -43,7 +42,6 @@ class Plan:
     cores: int
     settings: Mapping[str, int | float]
     keep: Mapping[str, int | bool]
-    store_unconstrained: bool = False
 
 
 class _Job:
@@ -76,7 +74,7 @@ class _Job:
                     seed=plan.seed,
                     tune=plan.tune,
                     draws=plan.draws,
-                    keep=dict(plan.keep),
+                    keep={what: value for what, value in plan.keep.items() if what != "unconstrained"},
                     cores=plan.cores,
                 )
         except BaseException as error:
@@ -124,9 +122,18 @@ class SamplingRun:
     was forked from the one that started the run the handle is of no use, and says so.
     """
 
-    def __init__(self, model: CompiledModel, starts: np.ndarray, plan: Plan, *, progress_bar: bool) -> None:
+    def __init__(
+        self,
+        model: CompiledModel,
+        starts: np.ndarray,
+        plan: Plan,
+        pointwise: Mapping[str, PointwiseDensity],
+        *,
+        progress_bar: bool,
+    ) -> None:
         self._model = model
         self._starts = starts
+        self._pointwise = pointwise
         self._job = _Job(model.density(), starts, plan)
         self._bar = ProgressBar(plan.chains, plan.tune + plan.draws, enabled=progress_bar)
         self._process = os.getpid()
@@ -274,31 +281,27 @@ class SamplingRun:
         return result
 
     def _build(self, traces: list[dict[str, Any]]) -> Any:
-        from nutpie.trace import RunInfo, build_result
+        """Build a result from the draws of the core, which are taken out of the list."""
+        from nutpie.trace import ChainDraws, RunInfo, build_result
 
-        plan = self._job.plan
+        plan, progress = self._job.plan, self._job.progress()
         info = RunInfo(
             seed=plan.seed,
             tune=plan.tune,
             draws=plan.draws,
             settings=plan.settings,
+            keep=plan.keep,
             seconds=self._job.seconds or time.perf_counter() - self._job.began,
-            save_warmup=bool(plan.keep["warmup"]),
+            starts=self._starts,
         )
-        chains = [self._chain(index, trace) for index, trace in enumerate(traces)]
-        return build_result(self._model, chains, info)
-
-    def _chain(self, index: int, trace: dict[str, Any]) -> ChainDraws:
-        from nutpie.trace import ChainDraws
-
-        draws, n_dim = trace["draws"], self._model.n_dim
-        return ChainDraws(
-            chain=index,
-            warmup=trace["warmup"],
-            positions=trace["positions"].reshape(draws, n_dim),
-            stats=trace["stats"].reshape(draws, len(_lib.statistics())),
-            n_gradients=trace.get("n_gradients", self._job.progress()[index].total_num_steps),
-        )
+        chains: list[ChainDraws] = []
+        # Nothing else may refer to the arrays, so that building the result can free them one by one.
+        while traces:
+            trace = traces.pop(0)
+            trace.setdefault("n_gradients", progress[len(chains)].total_num_steps)
+            chains.append(ChainDraws.from_core(len(chains), trace, self._model.n_dim))
+            del trace
+        return build_result(self._model, chains, info, self._pointwise)
 
     def _state(self) -> str:
         if not self.is_finished:

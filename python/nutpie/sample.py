@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from nutpie.run import Plan, SamplingRun
 from nutpie.settings import document, resolve
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel
+    from nutpie.models.base import CompiledModel, PointwiseDensity
 
 __all__ = ["sample"]
 
@@ -30,6 +30,8 @@ _OPTIONS = (
     "store_gradient",
     "store_mass_matrix",
     "store_divergences",
+    "log_likelihood",
+    "log_prior",
     "sampler",
     "adaptation",
     "blocking",
@@ -57,6 +59,8 @@ def sample(
     store_gradient: bool = False,
     store_mass_matrix: bool = False,
     store_divergences: bool = False,
+    log_likelihood: bool = False,
+    log_prior: bool = False,
     sampler: str = "nuts",
     adaptation: str = "diag",
     blocking: bool = True,
@@ -102,6 +106,13 @@ def sample(
         Whether the group ``divergences`` has, besides draw, energy and message, the unconstrained points: position
         (``start``), momentum and gradient where the step that diverged started, and the position where it ended
         (``end``).
+    log_likelihood : bool, default False
+        Whether the result has a group ``log_likelihood``: for each observed variable the log density of each
+        observation at each draw after warm-up, as `arviz.loo` and `arviz.compare` need it. It takes as much memory as
+        there are observations times draws.
+    log_prior : bool, default False
+        Whether the result has a group ``log_prior``: for each free variable its log density at each draw after
+        warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
     sampler : {"nuts"}, default "nuts"
         The sampler.
     adaptation : {"diag"}, default "diag"
@@ -126,9 +137,11 @@ def sample(
     ------
     TypeError
         For a keyword that does not exist, naming the nearest, or a value of the wrong type.
+    NotImplementedError
+        For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds, or when no start with a finite log density and gradient is found, naming the
-        variables.
+        For a value out of bounds, for ``log_likelihood`` with a model without observed variables, or when no start with
+        a finite log density and gradient is found, naming the variables.
     Exception
         Any exception of the model's code arrives as it is; the draws so far are in its attribute ``partial_trace``.
 
@@ -142,15 +155,23 @@ def sample(
     _choice("adaptation", adaptation, ADAPTATIONS)
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
     keep = {
-        "warmup": save_warmup,
-        "gradient": store_gradient,
-        "metric": store_mass_matrix,
-        "divergences": store_divergences,
+        "warmup": bool(save_warmup),
+        "unconstrained": bool(store_unconstrained),
+        "gradient": bool(store_gradient),
+        "metric": bool(store_mass_matrix),
+        "divergences": bool(store_divergences),
         "thin": counts.pop("thin"),
     }
-    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, store_unconstrained=bool(store_unconstrained), **counts)
+    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, **counts)
+    wanted: dict[Literal["log_likelihood", "log_prior"], bool] = {
+        "log_likelihood": log_likelihood,
+        "log_prior": log_prior,
+    }
+    pointwise: dict[str, PointwiseDensity] = {
+        group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
+    }
     starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
-    run = SamplingRun(compiled_model, starts, plan, progress_bar=bool(progress_bar))
+    run = SamplingRun(compiled_model, starts, plan, pointwise, progress_bar=bool(progress_bar))
     return run._wait_here() if blocking else run._in_background()
 
 

@@ -7,7 +7,7 @@ the model's own data.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import clone_replace, vectorize_graph
 from pytensor.graph.rewriting.utils import rewrite_graph
-from pytensor.graph.traversal import graph_inputs
+from pytensor.graph.traversal import applys_between, graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import DenseTensorType
 
@@ -29,13 +29,16 @@ from nutpie.models._pymc_numpy_ops import interpreted_mode
 __all__ = [
     "Block",
     "ExpandFunction",
+    "as_type_of",
     "compile_python",
     "data_inputs",
+    "frozen_other_inputs",
     "layout",
     "logp_and_gradient",
     "split_point",
     "stored_variables",
     "value_variables",
+    "without_views",
 ]
 
 #: Constants with more elements than this become inputs of the log density. As inputs they do not enter the key of the
@@ -44,7 +47,7 @@ __all__ = [
 LARGEST_INLINE_CONSTANT = 16
 
 #: Bytes of intermediate results that `ExpandFunction` aims to stay below.
-EXPAND_MEMORY = 64 * 2**20
+EXPAND_MEMORY = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def layout(model: Any, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) 
     return blocks
 
 
-def _as_type_of(old: Any, new: Any) -> Any:
+def as_type_of(old: Any, new: Any) -> Any:
     """Give ``new`` the kind of type that ``old`` has, such as a labelled tensor."""
     return old.type.filter_variable(new) if not isinstance(old.type, DenseTensorType) else new.astype(old.type.dtype)
 
@@ -106,7 +109,7 @@ def value_variables(model: Any, blocks: Sequence[Block]) -> list[Any]:
     return [model.rvs_to_values[model[block.name]] for block in blocks]
 
 
-def _frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
+def frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
     """Turn shared variables that are no dense tensors, such as sparse matrices, into constants."""
     others: dict[Any, Any] = {
         variable: variable.type.make_constant(variable.get_value())
@@ -141,10 +144,10 @@ def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[Sh
 
     x = pt.vector("x", shape=(blocks[-1].stop if blocks else 0,), dtype="float64")
     parts = {
-        value: _as_type_of(value, x[block.start : block.stop].reshape(block.shape))
+        value: as_type_of(value, x[block.start : block.stop].reshape(block.shape))
         for value, block in zip(values, blocks, strict=True)
     }
-    outputs = clone_replace(_frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
+    outputs = clone_replace(frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
     shared = data_inputs(outputs)
     outputs, data = _without_shared(outputs, shared)
     # Folds what depends on constants only, before these are made inputs.
@@ -174,10 +177,10 @@ def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray
 def stored_variables(model: Any, names: Sequence[str]) -> list[Any]:
     """Free variables and deterministics on the constrained scale, as functions of the value variables."""
     replaced = model.replace_rvs_by_values([model[name] for name in names])
-    return _without_views([pt.as_tensor(variable, allow_xtensor_conversion=True) for variable in replaced])
+    return without_views([pt.as_tensor(variable, allow_xtensor_conversion=True) for variable in replaced])
 
 
-def _without_views(outputs: Sequence[Any]) -> list[Any]:
+def without_views(outputs: Sequence[Any]) -> list[Any]:
     """Drop the identity that each deterministic is wrapped in: vectorised, it would be a Python loop over the draws."""
     fgraph = FunctionGraph(outputs=clone_replace(list(outputs)), clone=False)
     for node in fgraph.toposort():
@@ -198,17 +201,19 @@ class ExpandFunction:
         The PyMC model.
     blocks
         Layout of the unconstrained parameters.
-    names
-        The variables to compute.
+    variables
+        What to compute, by name, as functions of the value variables.
+
+    Attributes
+    ----------
     shared
         The shared variables whose values each call gets.
     """
 
-    def __init__(
-        self, model: Any, blocks: Sequence[Block], names: Sequence[str], shared: Sequence[SharedVariable]
-    ) -> None:
+    def __init__(self, model: Any, blocks: Sequence[Block], variables: Mapping[str, Any]) -> None:
         values = value_variables(model, blocks)
-        outputs = stored_variables(model, names)
+        names, outputs = list(variables), list(variables.values())
+        self.shared = shared = data_inputs(outputs)
         x = pt.matrix("draws", shape=(None, blocks[-1].stop if blocks else 0), dtype="float64")
         batches = {
             value: _batch(value, x[:, block.start : block.stop], block)
@@ -223,15 +228,24 @@ class ExpandFunction:
             self._run_batched = compile_python([x], list(batched.values()), shared)
         if looped:
             self._run_looped = compile_python(values, [outputs[i] for i in looped], shared)
-        self._row_bytes = _bytes_per_row(self._run_batched)
+        self._graphs = list(batched.values())
+        self._row_bytes: dict[Hashable, int] = {}
 
     def __call__(self, draws: np.ndarray, data: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays of shape (n, ...) for draws of shape (n, n_dim)."""
-        rows = max(1, int(EXPAND_MEMORY // max(self._row_bytes, 8 * draws.shape[1], 1)))
-        parts = [self._chunk(draws[i : i + rows], data) for i in range(0, max(len(draws), 1), rows)]
+        rows = max(1, int(EXPAND_MEMORY // max(self._bytes_per_row(data), 8 * draws.shape[1], 1)))
+        with np.errstate(all="ignore"):
+            parts = [self._chunk(draws[i : i + rows], data) for i in range(0, max(len(draws), 1), rows)]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _bytes_per_row(self, data: Sequence[np.ndarray]) -> int:
+        # A scalar may be the length of something.
+        shapes = tuple(array.shape if array.ndim else array.item() for array in data)
+        if shapes not in self._row_bytes:
+            self._row_bytes[shapes] = _bytes_per_row(self._graphs, self.shared, data)
+        return self._row_bytes[shapes]
 
     def _chunk(self, draws: np.ndarray, data: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
@@ -278,14 +292,13 @@ def _is_random(output: Any) -> bool:
     return any(isinstance(variable.type, RandomType) for variable in graph_inputs([output]))
 
 
-def _bytes_per_row(function: Callable[..., Any] | None) -> int:
-    """Estimate what one draw needs for the results of all operations, as far as shapes are known before running."""
-    if function is None:
-        return 0
-    sizes = []
-    for node in function.maker.fgraph.apply_nodes:  # type: ignore[attr-defined]
-        for out in node.outputs:
-            shape: tuple[int | None, ...] = getattr(out.type, "shape", ())
-            if len(shape) > 1 and shape[0] is None:
-                sizes.append(8 * math.prod(n or 1 for n in shape[1:]))
-    return sum(sizes)
+def _bytes_per_row(graphs: Sequence[Any], shared: Sequence[SharedVariable], data: Sequence[np.ndarray]) -> int:
+    """Add up what one draw needs for the results of all operations, as far as shapes follow from those of the data."""
+    typed: dict[Any, Any] = {
+        variable: pt.tensor(shape=array.shape, dtype=variable.type.dtype) if array.ndim else pt.constant(array)
+        for variable, array in zip(shared, data, strict=True)
+    }
+    known = clone_replace(list(graphs), typed, rebuild_strict=False)
+    shapes = [getattr(variable.type, "shape", None) for node in applys_between([], known) for variable in node.outputs]
+    # The length that stays unknown is the number of draws.
+    return sum(8 * math.prod(n or 1 for n in shape[1:]) for shape in shapes if shape and shape[0] is None)

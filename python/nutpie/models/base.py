@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["CompiledModel", "Density", "Variable"]
+__all__ = ["CompiledModel", "Density", "PointwiseDensity", "Variable"]
 
 #: Return codes of a density callback; the same numbers as in ``nutpie.h``.
 OK = 0
@@ -67,6 +67,23 @@ class Variable:
     dims: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PointwiseDensity:
+    """Terms of the log density for each draw.
+
+    Parameters
+    ----------
+    variables
+        One for each variable of the model that has a term.
+    compute
+        From unconstrained draws of shape (n, n_dim) to an array for each of ``variables``, whose shape is n followed
+        by the variable's.
+    """
+
+    variables: Sequence[Variable]
+    compute: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
 class CompiledModel(ABC):
     """A model that is ready to be sampled.
 
@@ -92,6 +109,11 @@ class CompiledModel(ABC):
     @abstractmethod
     def unconstrained_names(self) -> Sequence[str]:
         """One name for each unconstrained parameter, such as ``mu`` or ``sigma_log___0``."""
+
+    @property
+    def unconstrained_variables(self) -> Sequence[Variable]:
+        """The variables whose values, one after the other, are an unconstrained point."""
+        return [Variable("unconstrained", (self.n_dim,), np.dtype(np.float64), ("unconstrained_parameter",))]
 
     @abstractmethod
     def density(self) -> Density:
@@ -139,6 +161,27 @@ class CompiledModel(ABC):
     def data_dims(self) -> dict[str, tuple[str, ...]]:
         """Return dimension names of the arrays of ``data_groups``, where they have some."""
         return {}
+
+    def pointwise(self, group: Literal["log_likelihood", "log_prior"]) -> PointwiseDensity:
+        """Return the terms of the log density that a group of the result holds.
+
+        Parameters
+        ----------
+        group
+            ``"log_likelihood"`` for the log density of each observation, ``"log_prior"`` for those of the free
+            variables.
+
+        Raises
+        ------
+        NotImplementedError
+            If the front end cannot take the log density apart.
+        ValueError
+            If the model has no variables of that kind.
+        """
+        raise NotImplementedError(
+            f"{group}=True is not available for a {type(self).__name__}, whose log density has no known terms: leave "
+            "it out, or compute the values from the draws of the result"
+        )
 
     def explain_point(self, point: np.ndarray) -> str:
         """Say in words where the log density or its gradient is not finite at ``point``, naming variables."""

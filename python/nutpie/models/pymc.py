@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from nutpie.models._names import unknown_name
-from nutpie.models.base import CompiledModel, Density, LogpPrototype, Variable
+from nutpie.models.base import CompiledModel, Density, LogpPrototype, PointwiseDensity, Variable
 
 if TYPE_CHECKING:
     from nutpie.models._numba_bridge import Callback
     from nutpie.models._pymc_data import ModelData
     from nutpie.models._pymc_graph import Block, ExpandFunction
     from nutpie.models._pymc_initial import InitialPoints
+    from nutpie.models._pymc_terms import TermGroup
 
 __all__ = ["CompiledPyMCModel", "compile_pymc_model"]
 
@@ -216,9 +217,26 @@ class _Programs:
 
     @property
     def expand(self) -> ExpandFunction:
-        from nutpie.models._pymc_graph import ExpandFunction
+        from nutpie.models._pymc_graph import ExpandFunction, stored_variables
 
-        return self._once("expand", lambda: ExpandFunction(self.model, self.blocks, self.stored, self.shared))
+        def make() -> ExpandFunction:
+            variables = zip(self.stored, stored_variables(self.model, self.stored), strict=True)
+            return ExpandFunction(self.model, self.blocks, dict(variables))
+
+        return self._once("expand", make)
+
+    def terms(self, group: TermGroup) -> ExpandFunction:
+        """Compile the terms of the log density that belong to the variables of a group."""
+        from nutpie.models._pymc_graph import ExpandFunction
+        from nutpie.models._pymc_terms import density_terms, term_names
+
+        def make() -> ExpandFunction:
+            names = term_names(self.model, group)
+            return ExpandFunction(
+                self.model, self.blocks, dict(zip(names, density_terms(self.model, names), strict=True))
+            )
+
+        return self._once(group, make)
 
     @property
     def observed(self) -> Callable[..., list[np.ndarray]]:
@@ -272,6 +290,20 @@ class CompiledPyMCModel(CompiledModel):
         """One name for each unconstrained parameter, such as ``sigma_log__`` or ``beta_0``."""
         return [name for block in self._programs.blocks for name in block.parameter_names()]
 
+    @property
+    def unconstrained_variables(self) -> Sequence[Variable]:
+        """The value variables of the model, such as ``sigma_log__``."""
+        double = np.dtype(np.float64)
+        return [
+            Variable(block.value_name, block.shape, double, self._value_dims(block)) for block in self._programs.blocks
+        ]
+
+    def _value_dims(self, block: Block) -> tuple[str, ...]:
+        # A transform may change the shape, as that of a simplex does.
+        by_name = {v.name: v for v in self.variables}
+        same = block.name in by_name and by_name[block.name].shape == block.shape
+        return by_name[block.name].dims if same else ()
+
     def density(self) -> Density:
         """Return the log density and its gradient as a C callback, safe to call from several threads at once."""
         return Density(self._programs.callback.address, self._table.address, (self._programs, self._table))
@@ -283,7 +315,39 @@ class CompiledPyMCModel(CompiledModel):
             raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
         if not len(draws):
             return {v.name: np.empty((0, *v.shape), v.dtype) for v in self.variables}
-        return self._programs.expand(draws, self._data.arrays(self._programs.shared))
+        expand = self._programs.expand
+        return expand(draws, self._data.arrays(expand.shared))
+
+    def pointwise(self, group: TermGroup) -> PointwiseDensity:
+        """Terms of the log density: of each observation (``log_likelihood``), or of the free variables (``log_prior``).
+
+        Values, dimensions and coordinates are those of ``pm.compute_log_likelihood`` and ``pm.compute_log_prior``.
+        """
+        from nutpie.models._pymc_terms import term_names
+
+        names = term_names(self._programs.model, group)
+        if not names:
+            kind = "observed" if group == "log_likelihood" else "free"
+            raise ValueError(f"{group}=True needs {kind} variables, and the model has none: leave it out")
+        terms = self._programs.terms(group)
+        data = self._data.arrays(terms.shared)
+
+        def compute(draws: np.ndarray) -> dict[str, np.ndarray]:
+            return terms(np.ascontiguousarray(draws, dtype=np.float64), data)
+
+        example = compute(self._unjittered(_SHAPE_SEED)[None])
+        variables = [
+            Variable(name, value.shape[1:], value.dtype, self._term_dims(name, value.shape[1:]))
+            for name, value in example.items()
+        ]
+        return PointwiseDensity(variables, compute)
+
+    def _term_dims(self, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+        # A term has the leading dimensions of its variable: all but those of an event.
+        dims = self._dims_of(name, len(self._programs.model.named_vars_to_dims.get(name) or ()))[: len(shape)]
+        # A density that does not depend on all parents may be of length 1 where the variable is longer.
+        lengths = [len(self.coords[dim]) if dim in self.coords else n for dim, n in zip(dims, shape, strict=True)]
+        return dims if lengths == list(shape) else ()
 
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
         """Draw a random start on the unconstrained scale, of shape (n_dim,)."""
