@@ -58,8 +58,8 @@ def test_figures_are_saved_and_belong_to_their_block(tmp_path):
 def test_a_block_that_fails_stops_the_build_with_page_and_line(tmp_path, text, place, message):
     done = run_page(text, tmp_path)
     assert done.returncode == 1
-    assert place in done.stderr
-    assert message in done.stderr
+    assert done.stdout.startswith(place)
+    assert message in done.stdout
     assert not (tmp_path / "page.json").exists()
 
 

@@ -147,7 +147,8 @@ def main() -> int:
     try:
         shown = run_page(page, folder)
     except BlockError as error:
-        print(error, file=sys.stderr)
+        # Apart from what the libraries write, such as the progress.
+        print(error)
         return 1
     document = [vars(result) for result in shown]
     (folder / f"{page.stem}.json").write_text(json.dumps(document), encoding="utf-8")

@@ -84,7 +84,7 @@ def _run(page: Path) -> str:
         except subprocess.TimeoutExpired:
             return f"{page}: not done after {PATIENCE} s"
     if done.returncode:
-        return done.stderr[-8000:] or f"{page}: ended with code {done.returncode}"
+        return done.stdout or f"{page}: ended with code {done.returncode}\n{done.stderr[-8000:]}"
     _shown[page.name, text] = json.loads((_figures / f"{page.stem}.json").read_text(encoding="utf-8"))
     return ""
 

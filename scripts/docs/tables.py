@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from nutpie import _lib, settings, trace
+
+#: What is code in the advice on a keyword.
+CODE = re.compile(r"\w+=(?:\.\.\.|\w+)|\w+\(\)")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -26,12 +30,15 @@ def _settings() -> str:
     return _table(("setting", "default", "range", "meaning"), rows)
 
 
+def _range(setting: settings.Setting) -> str:
+    if setting.max >= 1e9:
+        return f"{setting.min:g} or more"
+    return f"{setting.min:g} to {setting.max:g}"
+
+
 def _other_names() -> str:
-    return _table(("keyword", "here"), [(f"`{name}`", _sentence(text)) for name, text in settings.OTHER_NAMES.items()])
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+    rows = [(f"`{name}`", CODE.sub(r"`\g<0>`", text)) for name, text in settings.OTHER_NAMES.items()]
+    return _table(("keyword", "here"), rows)
 
 
 #: Functions that make a table, by the name in the page's placeholder, ``<!-- table: NAME -->``.
