@@ -26,7 +26,7 @@ def _statistics() -> str:
 
 
 def _settings() -> str:
-    rows = [(f"`{s.name}`", f"{s.default:g}", f"{s.min:g} to {s.max:g}", s.doc) for s in settings.declared().values()]
+    rows = [(f"`{s.name}`", f"{s.default:g}", _range(s), s.doc) for s in settings.declared().values()]
     return _table(("setting", "default", "range", "meaning"), rows)
 
 
