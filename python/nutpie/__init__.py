@@ -10,12 +10,13 @@ import importlib.resources
 from typing import TYPE_CHECKING, Any
 
 from nutpie._lib import __version__
+from nutpie.progress import STOP, ChainProgress
 from nutpie.sample import sample
 
 if TYPE_CHECKING:
     from nutpie.models.pymc import compile_pymc_model
 
-__all__ = ["__version__", "compile_pymc_model", "include_dir", "sample"]
+__all__ = ["STOP", "ChainProgress", "__version__", "compile_pymc_model", "include_dir", "sample"]
 
 #: Names that are imported at first use, so that `import nutpie` stays quick.
 _LAZY = {"compile_pymc_model": "nutpie.models.pymc"}

@@ -24,7 +24,8 @@ class InferenceData(arviz.InferenceData):
     def to_zarr(self, store: Any = None) -> Any:
         """Write all groups to a zarr store, which is a path or what zarr takes as one, and return it.
 
-        The default is a new store in memory. `xarray.open_datatree(store, engine="zarr")` reads it, whatever the version of ArviZ.
+        The default is a new store in memory. `xarray.open_datatree(store, engine="zarr")` reads it, whatever the
+        version of ArviZ.
         """
         if store is None:
             import zarr

@@ -10,22 +10,19 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nutpie import _lib
-from nutpie.progress import ChainProgress, ProgressBar
+from nutpie.progress import ChainProgress, Watcher
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, Density, PointwiseDensity
 
 __all__ = ["Plan", "SamplingRun"]
-
-#: Seconds between looks at the progress of a run, which is also how long an interrupt may wait.
-WATCH_INTERVAL = 0.1
 
 #: Seconds that the interpreter waits at its end for runs that nobody has waited for.
 EXIT_PATIENCE = 10.0
@@ -53,6 +50,8 @@ class _Job:
     def __init__(self, density: Density, starts: np.ndarray, plan: Plan) -> None:
         self.control = _lib.Control(plan.chains)
         self.done = threading.Event()
+        self.watched = threading.Event()
+        self.watched_by = 0
         self.chains: list[dict[str, Any]] = []
         self.error: BaseException | None = None
         self.seconds = 0.0
@@ -87,13 +86,29 @@ class _Job:
         total = self.plan.tune + self.plan.draws
         return [ChainProgress.from_core(values, total) for values in self.control.progress()]
 
-    def watch(self, bar: ProgressBar) -> None:
-        """Show the progress until the end."""
+    def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
+        """Show the progress until the end of the run; for one thread, that of the user or one of its own."""
+        self.watched_by = threading.get_ident()
         # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
-        while not self.done.wait(WATCH_INTERVAL):
-            bar.update(self.progress())
-        bar.update(self.progress())
-        bar.close()
+        while not self.done.is_set():
+            try:
+                self.done.wait(watcher.interval)
+                if watcher.poll():
+                    self.control.stop()
+            except KeyboardInterrupt:
+                on_interrupt()
+        try:
+            watcher.finish()
+        except KeyboardInterrupt:
+            on_interrupt()
+        finally:
+            self.error = self.error or watcher.error
+            self.watched.set()
+
+    def over(self) -> threading.Event:
+        """Return what to wait for: the end of the chains and of all that looks after them."""
+        # A progress callback must not wait for itself.
+        return self.done if threading.get_ident() == self.watched_by else self.watched
 
 
 _jobs: weakref.WeakSet[_Job] = weakref.WeakSet()
@@ -128,14 +143,13 @@ class SamplingRun:
         starts: np.ndarray,
         plan: Plan,
         pointwise: Mapping[str, PointwiseDensity],
-        *,
-        progress_bar: bool,
+        show: Callable[[Callable[[], list[ChainProgress]]], Watcher],
     ) -> None:
         self._model = model
         self._starts = starts
         self._pointwise = pointwise
         self._job = _Job(model.density(), starts, plan)
-        self._bar = ProgressBar(plan.chains, plan.tune + plan.draws, enabled=progress_bar)
+        self._watcher = show(self._job.progress)
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._result: Any = None
@@ -143,20 +157,19 @@ class SamplingRun:
         self._stopped = ""
         _jobs.add(self._job)
         weakref.finalize(self, self._job.control.stop).atexit = False
+        self._watcher.start()
         threading.Thread(target=self._job.work, name="nutpie", daemon=True).start()
 
     def _wait_here(self) -> Any:
-        """Show the progress in this thread and return the result, at an interrupt that of the draws so far."""
-        while not self._job.done.is_set():
-            try:
-                self._job.watch(self._bar)
-            except KeyboardInterrupt:
-                self._stop("interrupted")
+        """Look after the run in this thread and return its result; after an interrupt, that of the draws so far."""
+        self._job.watch(self._watcher, lambda: self._stop("interrupted"))
         return self.wait()
 
     def _in_background(self) -> SamplingRun:
-        """Show the progress in a thread of its own."""
-        threading.Thread(target=self._job.watch, args=(self._bar,), name="nutpie-progress", daemon=True).start()
+        """Look after the run in a thread of its own."""
+        # Which does not refer to the handle either.
+        work = (self._watcher, self._job.control.stop)
+        threading.Thread(target=self._job.watch, args=work, name="nutpie-progress", daemon=True).start()
         return self
 
     def wait(self, *, timeout: float | None = None) -> Any:
@@ -184,7 +197,7 @@ class SamplingRun:
             An exception of the model's code; the draws so far are in its attribute ``partial_trace``.
         """
         self._check_process()
-        if not self._job.done.wait(timeout):
+        if not self._job.over().wait(timeout):
             raise TimeoutError(f"the run is not done after {timeout:g} s; it goes on")
         with self._lock:
             if self._raised is None and self._result is None:
@@ -229,7 +242,7 @@ class SamplingRun:
         """Stop the run and drop its draws."""
         self._check_process()
         self._stop("cancelled")
-        self._job.done.wait()
+        self._job.over().wait()
         with self._lock:
             if self._result is None and self._raised is None:
                 self._raised = RuntimeError("the run was cancelled; it has no result")

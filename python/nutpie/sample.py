@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nutpie.initial import starting_points
+from nutpie.progress import Callback, Watcher, make_display
+from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
 from nutpie.run import Plan, SamplingRun
 from nutpie.settings import document, resolve
 
@@ -36,6 +38,8 @@ _OPTIONS = (
     "adaptation",
     "blocking",
     "progress_bar",
+    "progress_callback",
+    "progress_rate",
 )
 
 #: Samplers, and ways to adapt them.
@@ -64,7 +68,9 @@ def sample(
     sampler: str = "nuts",
     adaptation: str = "diag",
     blocking: bool = True,
-    progress_bar: bool = True,
+    progress_bar: bool | str = True,
+    progress_callback: Callback | None = None,
+    progress_rate: float = 100,
     **settings: Any,
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
@@ -119,8 +125,15 @@ def sample(
         The form of the inverse mass matrix.
     blocking : bool, default True
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
-    progress_bar : bool, default True
-        Whether to show the progress.
+    progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
+        Whether to show the progress, on the standard error stream or in the notebook's cell. True chooses what fits: a
+        table that is updated in place, and plain lines where there is no terminal.
+    progress_callback : callable, optional
+        Function that is called while the run goes on, and once more at its end, with a list of `ChainProgress`, one for
+        each chain. If it returns `nutpie.STOP`, the run ends and the result has the draws so far; other values mean
+        nothing. It is called by the thread that waits for the run, so a slow one delays the display, not the chains.
+    progress_rate : float, default 100
+        Milliseconds between calls of `progress_callback`.
     **settings
         Settings of the sampler, listed by `nutpie.settings`.
 
@@ -143,7 +156,8 @@ def sample(
         For a value out of bounds, for ``log_likelihood`` with a model without observed variables, or when no start with
         a finite log density and gradient is found, naming the variables.
     Exception
-        Any exception of the model's code arrives as it is; the draws so far are in its attribute ``partial_trace``.
+        Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is; the draws so
+        far are in its attribute ``partial_trace``.
 
     Examples
     --------
@@ -171,7 +185,14 @@ def sample(
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
     starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
-    run = SamplingRun(compiled_model, starts, plan, pointwise, progress_bar=bool(progress_bar))
+    display = make_display(progress_bar, tune=plan.tune)
+    run = SamplingRun(
+        compiled_model,
+        starts,
+        plan,
+        pointwise,
+        lambda read: Watcher(read, display, progress_callback, progress_rate),
+    )
     return run._wait_here() if blocking else run._in_background()
 
 
