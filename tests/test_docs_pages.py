@@ -36,6 +36,13 @@ def test_warnings_are_shown(tmp_path):
     assert block["output"] == "UserWarning: slow\n"
 
 
+def test_the_error_stream_is_shown_where_asked(tmp_path):
+    code = "import sys\nprint('away', file=sys.stderr)\nprint('here')"
+    first, second = shown(f"```python\n{code}\n```\n\n```python stderr\n{code}\n```\n", tmp_path)
+    assert first["output"] == "here\n"
+    assert second["output"] == "away\nhere\n"
+
+
 def test_figures_are_saved_and_belong_to_their_block(tmp_path):
     plot = "```python\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])\n```\n"
     first, second = shown(plot + "\n```python\n1\n```\n", tmp_path)

@@ -1,7 +1,8 @@
 """Run the Python blocks of a page of the documentation and keep what they show.
 
-Every block fenced as ``python`` is run, in order, in one namespace. A word after the language changes that:
-``python raises=TypeError`` wants this exception and shows its message.
+Every block fenced as ``python`` is run, in order, in one namespace. It shows what it prints, its warnings, the value of
+its last expression and its figures. Words after the language change that: ``python raises=TypeError`` wants this
+exception and shows its message, ``python stderr`` shows the error stream, too.
 
     python scripts/docs/execute.py PAGE.md FOLDER
 
@@ -36,6 +37,7 @@ class Block(NamedTuple):
     code: str
     line: int
     raises: str
+    stderr: bool
     indent: str
     end: int
 
@@ -59,11 +61,18 @@ def blocks(text: str) -> list[Block]:
 
 def _block(match: re.Match[str], text: str) -> Block:
     options = dict(option.partition("=")[::2] for option in match["options"].split())
-    unknown = set(options) - {"raises"}
+    unknown = set(options) - {"raises", "stderr"}
     line = text.count("\n", 0, match.start("code")) + 1
     if unknown:
         raise BlockError(f"line {line - 1}: unknown option of a block: {', '.join(sorted(unknown))}")
-    return Block(textwrap.dedent(match["code"]), line, options.get("raises", ""), match["indent"], match.end())
+    return Block(
+        textwrap.dedent(match["code"]),
+        line,
+        options.get("raises", ""),
+        "stderr" in options,
+        match["indent"],
+        match.end(),
+    )
 
 
 def run_page(page: Path, figures: Path) -> list[Shown]:
@@ -92,8 +101,11 @@ def _run_block(block: Block, page: Path, namespace: dict[str, Any]) -> tuple[str
     """Return what a block prints, and the value of its last expression."""
     out = io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), warnings.catch_warnings():
+        errors = out if block.stderr else sys.stderr
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
             warnings.simplefilter("default")
+            # What is about this machine or for the authors of libraries tells a reader nothing.
+            warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
             # A warning is part of what a reader would see, without the place in the code.
