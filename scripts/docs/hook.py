@@ -27,7 +27,7 @@ SCRIPT = ROOT / "scripts/docs/execute.py"
 DATA = sorted((ROOT / "examples").glob("*.csv"))
 
 #: Seconds that one page may take.
-PATIENCE = 300
+PATIENCE = 600
 
 PLACEHOLDER = re.compile(r"^<!-- table: (\w+) -->$", re.M)
 
