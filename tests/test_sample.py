@@ -201,9 +201,8 @@ def test_interrupt_with_chains_that_have_not_begun():
 def test_progress_bar(model, capsys):
     sample(model, progress_bar=True)
     shown = capsys.readouterr().err
-    assert "Sampling 2 chains" in shown
-    assert "200/200" in shown
-    assert "gradients/draw" in shown
+    assert "200/200 draws of 2 chains" in shown
+    assert "gradients per draw" in shown
     sample(model)
     assert capsys.readouterr().err == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,29 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-_OPTIONS = (
-    "draws",
-    "tune",
-    "chains",
-    "cores",
-    "seed",
-    "init",
-    "save_warmup",
-    "thin",
-    "store_unconstrained",
-    "store_gradient",
-    "store_mass_matrix",
-    "store_divergences",
-    "log_likelihood",
-    "log_prior",
-    "sampler",
-    "adaptation",
-    "blocking",
-    "progress_bar",
-    "progress_callback",
-    "progress_rate",
-)
-
 #: Samplers, and ways to adapt them.
 SAMPLERS = ("nuts",)
 ADAPTATIONS = ("diag",)
@@ -57,6 +35,7 @@ def sample(
     cores: int | None = None,
     seed: int | None = None,
     init: Any = None,
+    init_candidates: int = 1,
     save_warmup: bool = True,
     thin: int = 1,
     store_unconstrained: bool = False,
@@ -95,9 +74,28 @@ def sample(
         cores.
     seed : int, optional
         Seed of all random numbers, from 0 to 2**64 - 1. Random by default, and kept in the result.
-    init : array_like, optional
-        Start on the unconstrained scale: of shape (n_dim,) for all chains or (chains, n_dim). The default is the
-        model's own random start.
+    init : float, array_like, dict, list, callable or earlier result, optional
+        Where the chains start:
+
+        - None, the default: the model's own random start.
+        - A number r: independent uniforms between -r and r on the unconstrained scale.
+        - An array on the unconstrained scale, of shape (n_dim,) for all chains or (chains, n_dim).
+        - A dict of values by name of a free variable, on the scale of the variable and of its shape. Names of
+          unconstrained variables, such as ``sigma_log__``, take unconstrained values. Variables that are not in it
+          have the model's own random start.
+        - A list with one of these dicts or arrays of shape (n_dim,) for each chain; None there is the model's own
+          random start.
+        - A function of the index of a chain that returns any of the above for this chain.
+        - An earlier result, or its group ``posterior``: chains start at the last draws of its chains, and at draws
+          evenly spread before them if there are more new chains than old ones. All free variables have to be in it;
+          others are ignored.
+
+        Random starts with a log density or gradient that is not finite are drawn again, up to 100 times. Starts from
+        the same seed are the same.
+    init_candidates : int, default 1
+        Number of random starts to draw for each chain; it starts at the one with the highest log density. Each costs
+        a gradient. With more than a few, chains begin nearer to each other, and R-hat says less about modes that all
+        of them miss.
     save_warmup : bool, default True
         Whether the result has the warm-up draws, in groups of their own. Without them they take no memory either.
     thin : int, default 1
@@ -141,8 +139,8 @@ def sample(
     -------
     arviz.InferenceData or xarray.DataTree
         Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, ``divergences`` if there were
-        some, ``initial_points``, and the model's data; the type is that of the installed ArviZ. After an interrupt
-        (Ctrl-C) it holds the draws so far.
+        some, ``initial_points``, ``log_likelihood`` and ``log_prior`` if asked for, and the model's data; the type is
+        that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
     nutpie.run.SamplingRun
         The handle, with ``blocking=False``.
 
@@ -153,8 +151,9 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds, for ``log_likelihood`` with a model without observed variables, or when no start with
-        a finite log density and gradient is found, naming the variables.
+        For a value out of bounds; for ``log_likelihood`` with a model without observed variables; for a start whose
+        names, shapes or values do not fit the model; or when no start with a finite log density and gradient is found,
+        naming the variables.
     Exception
         Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is; the draws so
         far are in its attribute ``partial_trace``.
@@ -164,7 +163,7 @@ def sample(
     >>> idata = nutpie.sample(compiled, draws=500, seed=1)
     >>> idata.posterior["mu"].mean()
     """
-    resolved = resolve(settings, other_keywords=_OPTIONS)
+    resolved = resolve(settings, other_keywords=inspect.signature(sample).parameters)
     _choice("sampler", sampler, SAMPLERS)
     _choice("adaptation", adaptation, ADAPTATIONS)
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
@@ -184,7 +183,8 @@ def sample(
     pointwise: dict[str, PointwiseDensity] = {
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
-    starts = starting_points(compiled_model, compiled_model.density(), init, plan.seed, plan.chains)
+    density = compiled_model.density()
+    starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
     display = make_display(progress_bar, tune=plan.tune)
     run = SamplingRun(
         compiled_model,

@@ -312,8 +312,9 @@ class _Table:
             return
         offset = self._part.first[chain] - at
         start, stop = max(offset, 0), min(offset + self._part.length, len(block))
-        draw_bytes = block.positions.itemsize * block.positions[:1].size
-        draw_bytes += sum(v.dtype.itemsize * math.prod(v.shape) for v in self._source.variables)
+        draw_bytes = 8 * block.positions.shape[1] + sum(
+            v.dtype.itemsize * math.prod(v.shape) for v in self._source.variables
+        )
         step = max(1, CHUNK_BYTES // max(draw_bytes, 1))
         for low in range(start, stop, step):
             high = min(low + step, stop)

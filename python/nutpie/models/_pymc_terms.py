@@ -43,7 +43,8 @@ def density_terms(model: Any, names: Sequence[str]) -> list[Any]:
     dense = [pt.as_tensor(term, allow_xtensor_conversion=True) for term in terms]
     outputs = without_views(frozen_other_inputs(clone_replace(dense, values, rebuild_strict=False)))
     # The checks of parameters become densities of zero, as in PyMC, before the graph is vectorised: afterwards a check
-    # would concern all draws at once. Stable forms replace, for example, the logarithm of a sigmoid.
+    # would concern all draws at once. Stable forms replace, for example, the logarithm of a sigmoid; some of them are
+    # found by the rewrites called "specialize" only.
     checks = "local_check_parameter_to_ninf_switch" if model.check_bounds else "local_remove_check_parameter"
-    rewritten: Any = rewrite_graph(outputs, include=("canonicalize", "stabilize", checks))
+    rewritten: Any = rewrite_graph(outputs, include=("canonicalize", "stabilize", "specialize", checks))
     return list(rewritten)

@@ -145,6 +145,39 @@ class CompiledModel(ABC):
         """
 
     @property
+    def free_variables(self) -> Sequence[str]:
+        """Names of the variables, on their own scale, whose values together determine a point; see `unconstrain`."""
+        return ()
+
+    def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
+        """Replace a part of an unconstrained point by values given by name.
+
+        Parameters
+        ----------
+        values
+            Values by name: of a variable, on its own scale and of its shape, or of an unconstrained variable such as
+            ``sigma_log__``.
+        base
+            Point of shape (n_dim,) that supplies the rest.
+
+        Returns
+        -------
+        array of shape (n_dim,)
+            A new array.
+
+        Raises
+        ------
+        TypeError
+            If the front end only takes unconstrained arrays.
+        ValueError
+            For an unknown name, a wrong shape, or a value outside the support of the variable.
+        """
+        raise TypeError(
+            f"{type(self).__name__} takes starts only as arrays of {self.n_dim} unconstrained numbers, not by the "
+            "names of variables"
+        )
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one draw of each variable."""
         return {v.name: v.shape for v in self.variables}

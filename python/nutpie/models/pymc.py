@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nutpie.models._pymc_graph import Block, ExpandFunction
     from nutpie.models._pymc_initial import InitialPoints
     from nutpie.models._pymc_terms import TermGroup
+    from nutpie.models._pymc_unconstrain import Unconstrain
 
 __all__ = ["CompiledPyMCModel", "compile_pymc_model"]
 
@@ -252,6 +253,12 @@ class _Programs:
 
         return self._once("factors", lambda: FactorReport(self.model, self.blocks, self.shared))
 
+    @property
+    def unconstrain(self) -> Unconstrain:
+        from nutpie.models._pymc_unconstrain import Unconstrain
+
+        return self._once("unconstrain", lambda: Unconstrain(self.model, self.blocks))
+
 
 class CompiledPyMCModel(CompiledModel):
     """A PyMC model whose log density has been compiled; made by `compile_pymc_model`."""
@@ -346,13 +353,51 @@ class CompiledPyMCModel(CompiledModel):
         # A term has the leading dimensions of its variable: all but those of an event.
         dims = self._dims_of(name, len(self._programs.model.named_vars_to_dims.get(name) or ()))[: len(shape)]
         # A density that does not depend on all parents may be of length 1 where the variable is longer.
-        lengths = [len(self.coords[dim]) if dim in self.coords else n for dim, n in zip(dims, shape, strict=True)]
-        return dims if lengths == list(shape) else ()
+        fits = all(dim not in self.coords or len(self.coords[dim]) == n for dim, n in zip(dims, shape, strict=False))
+        return dims if fits and len(dims) == len(shape) else ()
 
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
         """Draw a random start on the unconstrained scale, of shape (n_dim,)."""
         initial = self._programs.initial
         return initial.jittered(self._start_values(seed), seed)
+
+    @property
+    def free_variables(self) -> Sequence[str]:
+        """Names of the free variables, in the order of the unconstrained parameters."""
+        return [block.name for block in self._programs.blocks]
+
+    def unconstrain(self, values: Mapping[Any, Any], base: np.ndarray) -> np.ndarray:
+        """Replace a part of an unconstrained point by values given by name.
+
+        What a transform depends on, such as bounds that are variables themselves, is taken from ``values`` where it is
+        given there, and from ``base`` elsewhere.
+
+        Parameters
+        ----------
+        values : dict
+            By name of a free variable, its value on its own scale and of its shape; or by name of an unconstrained
+            variable, such as ``sigma_log__``, its unconstrained value. PyMC's variables do as keys, too.
+        base : array of shape (n_dim,)
+            The point that supplies the rest.
+
+        Returns
+        -------
+        array of shape (n_dim,)
+            A new array.
+
+        Raises
+        ------
+        ValueError
+            For a name that is not of a free variable, a wrong shape, or a value outside the support of the variable.
+
+        Examples
+        --------
+        >>> compiled.unconstrain({"sigma": 2.0}, compiled.initial_point([0]))
+        """
+        base = np.asarray(base, dtype=np.float64)
+        if base.shape != (self.n_dim,):
+            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
+        return self._programs.unconstrain(values, base, self._data)
 
     def _start_values(self, seed: Sequence[int]) -> list[np.ndarray]:
         initial = self._programs.initial

@@ -162,10 +162,10 @@ def _total_row(rows: Sequence[Row], chains: Sequence[ChainProgress], elapsed: fl
     gradients: float | None
     speed: float | None
     seconds: float | None
-    if closed or not running:
+    if not running:
         gradients = _ratio(sum(c.total_num_steps for c in chains), finished)
         speed = _ratio(finished, elapsed)
-        seconds = elapsed if closed else None
+        seconds = elapsed if all(r.ended for r in rows) else None
     else:
         speed = sum(r.draws_per_second or 0.0 for r in running)
         gradients = sum((r.gradients_per_draw or 0.0) * (r.draws_per_second or 0.0) for r in running) / speed
@@ -187,7 +187,7 @@ def _total_row(rows: Sequence[Row], chains: Sequence[ChainProgress], elapsed: fl
 
 
 def _ratio(numerator: float, denominator: float | None) -> float | None:
-    return numerator / denominator if denominator and numerator >= 0 else None
+    return numerator / denominator if numerator and denominator else None
 
 
 def cells(row: Row) -> dict[str, str]:

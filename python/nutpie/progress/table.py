@@ -15,7 +15,7 @@ _ORDER = ("chain", "bar", "draws", "phase", "divergences", "step size", "grad/dr
 _HEADINGS = {"bar": "", "divergences": "diverg."}
 _BAR_WIDTHS = (8, 30)
 #: Wide enough for what comes later in the run, so that the columns stay where they are.
-_LEAST_WIDTHS = {"phase": len("sampling"), "step size": len("0.35-0.42"), "time": len("59 s left")}
+_LEAST_WIDTHS = {"phase": len("sampling"), "step size": len("0.035-0.42"), "time": len("59 s left")}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Style:
     def paint(self, text: str, code: str) -> str:
         """Add a colour or weight, given by its ANSI code."""
         return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+
+    def legend(self, width: int) -> str:
+        """Explain the warm-up part of bars, if that fits to the width of the bars."""
+        text = f"{'▒' if self.blocks else '~'} warm-up"
+        return text.ljust(width) if len(text) <= width else " " * width
 
     def bar(self, row: Row, tune: int, width: int) -> str:
         """Draw a bar; warm-up, which is the first `tune` draws of the row, looks different."""
@@ -87,7 +92,10 @@ def text_table(summary: Summary, style: Style, *, width: int, limit: int, tune: 
     rows = [*shown, summary.total] if len(summary.chains) > 1 else shown
     texts = [cells(r) for r in rows]
     columns, widths, gap = _columns(rows, texts, width)
-    heading = gap.join(_HEADINGS.get(c, c).rjust(widths[c]) for c in columns)
+    headings = {c: _HEADINGS.get(c, c).rjust(widths[c]) for c in columns}
+    if tune and "bar" in columns:
+        headings["bar"] = style.legend(widths["bar"])
+    heading = gap.join(headings.values())
     lines = [style.paint(heading[:width], "2")]
     for row, text in zip(rows, texts, strict=True):
         tuning = tune * len(summary.chains) if row is summary.total else tune

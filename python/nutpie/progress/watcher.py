@@ -18,7 +18,7 @@ __all__ = ["STOP", "Callback", "Stop", "Watcher"]
 #: Most seconds between looks at the run, which is also how long an interrupt may wait.
 WATCH_INTERVAL = 0.1
 
-#: Largest share of the time that may go into showing the progress.
+#: Largest share of a core that may go into showing the progress.
 DISPLAY_SHARE = 0.005
 
 
@@ -105,9 +105,11 @@ class Watcher:
             if self._display is not None and show:
                 self._show(self._display.update, chains)
             if call:
-                # From when it was due, so that calls do not drift; but after a slow one, no others in a row.
-                self._next_call = max(self._next_call, now - self._callback_interval) + self._callback_interval
                 self._call(chains)
+                # From when it was due, so that calls do not drift; but after a slow one there is a pause.
+                self._next_call += self._callback_interval
+                if self._next_call < time.monotonic():
+                    self._next_call = time.monotonic() + self._callback_interval
         return self.stop_requested or self.error is not None
 
     def finish(self) -> None:
@@ -123,7 +125,7 @@ class Watcher:
 
     def _show(self, action: Callable[[Sequence[ChainProgress]], Any], chains: Sequence[ChainProgress]) -> None:
         """Update the display. If that fails, as when a terminal is closed, the run goes on without it."""
-        before = time.perf_counter()
+        before = time.thread_time()  # of the processor: waiting for a terminal holds nobody up
         try:
             action(chains)
         except Exception as error:
@@ -131,7 +133,7 @@ class Watcher:
             if not isinstance(error, OSError | ValueError):  # which mean that the stream is gone
                 logging.getLogger("nutpie").warning("the progress display failed and is off", exc_info=True)
         else:
-            cost = time.perf_counter() - before
+            cost = time.thread_time() - before
             pause = max(self._interval_of_display, cost / DISPLAY_SHARE)
             self._next_display = time.monotonic() + pause
 
