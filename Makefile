@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: demo docs test test-statistical mutants lint format bench bench-peers clean
+.PHONY: demo docs test wheel test-pymc6 test-statistical mutants lint format bench bench-peers clean
 
 # Everything of the main job: install, compile a model, sample, print a summary, save figures.
 demo: $(VENV)/.installed
@@ -14,6 +14,25 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	cargo test --package nutpie-core
 	$(BIN)/python -m pytest
+
+# One wheel for Python 3.11 and newer, in build/wheel/; tried out on the Python of the virtual environment.
+wheel: $(VENV)/.installed
+	rm -rf build/wheel build/site
+	$(BIN)/maturin build --release --interpreter $(BIN)/python --out build/wheel
+	$(BIN)/python -m pip install --quiet --no-deps --target build/site build/wheel/nutpie-*-cp311-abi3-*.whl
+	PYTHONPATH=build/site $(BIN)/python -m pytest --quiet tests/test_abi.py tests/test_sample.py
+
+# The tests with PyMC 6 and ArviZ 1, which need Python >= 3.12 (scripts/python313 finds or makes one): of the wheel, in a
+# copy of this folder without the package's sources.
+test-pymc6: wheel
+	rm -rf build/pymc6 && mkdir build/pymc6
+	tar -c --exclude=./python --exclude=./target --exclude=./build/* --exclude=./.git --exclude=./.venv --exclude=.envs . \
+		| tar -x -C build/pymc6
+	cp build/wheel/*.whl build/pymc6/
+	scripts/python313 build/pymc6 bash -ec '\
+		pip install --quiet --constraint constraints-py313.txt "$$(ls ./nutpie-*.whl)[test]"; \
+		pip install --quiet --no-deps --force-reinstall ./nutpie-*.whl; \
+		python -m pytest'
 
 # The documentation in site/. All its examples are run; one that fails, and a link that leads nowhere, are errors.
 docs: $(VENV)/.installed
@@ -55,4 +74,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(RUST)
 	touch $@
 
 clean:
-	rm -rf $(VENV) target demo-output site python/nutpie/*.so
+	rm -rf $(VENV) build site target demo-output python/nutpie/*.so

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import arviz as az
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
@@ -49,10 +51,8 @@ def build_model(weights: np.ndarray) -> pm.Model:
     return model
 
 
-def plot_growth(idata: az.InferenceData, weights: np.ndarray, path: Path) -> None:
+def plot_growth(idata: Any, weights: np.ndarray, path: Path) -> None:
     """Plot data and fitted lines, and how the rats' speeds of growth shrink towards the population's."""
-    import matplotlib.pyplot as plt
-
     post = idata.posterior
     level, growth = (post[name].mean(("chain", "draw")).values for name in ("rat_level", "rat_growth"))
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
@@ -61,9 +61,9 @@ def plot_growth(idata: az.InferenceData, weights: np.ndarray, path: Path) -> Non
         left.plot(DAYS, weights[rat], ".", ms=4, color=line.get_color())
     left.set(xlabel="age (days)", ylabel="weight (g)", title="Weights and posterior mean lines")
     alone = np.polyfit(DAYS, weights.T, 1)[0]
-    spread = az.hdi(idata, var_names="rat_growth", hdi_prob=0.9)["rat_growth"].values
+    spread = post["rat_growth"].quantile([0.05, 0.95], ("chain", "draw")).values
     order = np.argsort(growth)
-    right.vlines(np.arange(len(order)), *spread[order].T, color="tab:blue", alpha=0.4, label="90 % interval")
+    right.vlines(np.arange(len(order)), *spread[:, order], color="tab:blue", alpha=0.4, label="90 % interval")
     right.plot(growth[order], "o", ms=4, color="tab:blue", label="posterior mean")
     right.plot(alone[order], "x", ms=4, color="tab:orange", label="least squares, each rat alone")
     right.axhline(float(post["growth"].mean()), color="gray", lw=0.8)
@@ -94,9 +94,9 @@ def main() -> None:
     print(f"divergences: {int(idata.sample_stats['diverging'].sum())}")
     idata.to_netcdf(str(args.output / "rats.nc"))
     plot_growth(idata, weights, args.output / "growth.png")
-    axes = az.plot_trace(idata, var_names=names, figsize=(10, 12))
-    axes.ravel()[0].figure.tight_layout()
-    axes.ravel()[0].figure.savefig(args.output / "trace.png", dpi=80)
+    az.plot_trace(idata, var_names=names)
+    plt.tight_layout()
+    plt.savefig(args.output / "trace.png", dpi=80)
     print(f"saved rats.nc, growth.png and trace.png in {args.output}/")
 
 

@@ -189,7 +189,7 @@ def forms_of(posterior):
     yield xr.DataTree.from_dict({"posterior": posterior, "other": xr.Dataset()})
     import arviz
 
-    if hasattr(arviz, "InferenceData"):
+    if not issubclass(arviz.InferenceData, xr.DataTree):  # ArviZ 0.x
         yield arviz.InferenceData(posterior=posterior)
 
 

@@ -10,16 +10,30 @@ import importlib.resources
 from typing import TYPE_CHECKING, Any
 
 from nutpie._lib import __version__
+
+# Not at first use: module and function have the same name, and the module must not hide the function.
+from nutpie.diagnose import SamplingWarning, diagnose
 from nutpie.progress import STOP, ChainProgress
 from nutpie.sample import sample
 
 if TYPE_CHECKING:
     from nutpie.models.pymc import compile_pymc_model
+    from nutpie.plots import plot_run
 
-__all__ = ["STOP", "ChainProgress", "__version__", "compile_pymc_model", "include_dir", "sample"]
+__all__ = [
+    "STOP",
+    "ChainProgress",
+    "SamplingWarning",
+    "__version__",
+    "compile_pymc_model",
+    "diagnose",
+    "include_dir",
+    "plot_run",
+    "sample",
+]
 
 #: Names that are imported at first use, so that `import nutpie` stays quick.
-_LAZY = {"compile_pymc_model": "nutpie.models.pymc"}
+_LAZY = {"compile_pymc_model": "nutpie.models.pymc", "plot_run": "nutpie.plots"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie import _lib
+from nutpie.diagnose import warn_if_needed
 from nutpie.progress import ChainProgress, Watcher
 
 if TYPE_CHECKING:
@@ -89,18 +90,16 @@ class _Job:
     def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
         """Show the progress until the end of the run; for one thread, that of the user or one of its own."""
         self.watched_by = threading.get_ident()
-        # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
-        while not self.done.is_set():
-            try:
-                self.done.wait(watcher.interval)
-                if watcher.poll():
-                    self.control.stop()
-            except KeyboardInterrupt:
-                on_interrupt()
         try:
+            # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
+            while not self.done.is_set():
+                try:
+                    self.done.wait(watcher.interval)
+                    if watcher.poll():
+                        self.control.stop()
+                except KeyboardInterrupt:
+                    on_interrupt()
             watcher.finish()
-        except KeyboardInterrupt:
-            on_interrupt()
         finally:
             self.error = self.error or watcher.error
             self.watched.set()
@@ -144,10 +143,13 @@ class SamplingRun:
         plan: Plan,
         pointwise: Mapping[str, PointwiseDensity],
         show: Callable[[Callable[[], list[ChainProgress]]], Watcher],
+        *,
+        check: bool,
     ) -> None:
         self._model = model
         self._starts = starts
         self._pointwise = pointwise
+        self._check = check
         self._job = _Job(model.density(), starts, plan)
         self._watcher = show(self._job.progress)
         self._process = os.getpid()
@@ -291,6 +293,8 @@ class SamplingRun:
                 "Chains are cut to a common length.",
                 stacklevel=4,
             )
+        elif self._check and all(chain.finished_draws == chain.total_draws for chain in job.progress()):
+            warn_if_needed(result, stacklevel=4)
         return result
 
     def _build(self, traces: list[dict[str, Any]]) -> Any:

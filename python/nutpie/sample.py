@@ -50,6 +50,7 @@ def sample(
     progress_bar: bool | str = True,
     progress_callback: Callback | None = None,
     progress_rate: float = 100,
+    check: bool = True,
     **settings: Any,
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
@@ -132,6 +133,10 @@ def sample(
         nothing. It is called by the thread that waits for the run, so a slow one delays the display, not the chains.
     progress_rate : float, default 100
         Milliseconds between calls of `progress_callback`.
+    check : bool, default True
+        Whether to look at the draws at the end and give a `SamplingWarning` if something is wrong with them. The check
+        is quick and looks at some parameters only; `nutpie.diagnose` looks at all. A run that was stopped early is not
+        checked.
     **settings
         Settings of the sampler, listed by `nutpie.settings`.
 
@@ -185,13 +190,14 @@ def sample(
     }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
-    display = make_display(progress_bar, tune=plan.tune)
+    display = make_display(progress_bar, tune=plan.tune, background=not blocking)
     run = SamplingRun(
         compiled_model,
         starts,
         plan,
         pointwise,
         lambda read: Watcher(read, display, progress_callback, progress_rate),
+        check=check,
     )
     return run._wait_here() if blocking else run._in_background()
 

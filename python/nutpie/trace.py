@@ -441,7 +441,8 @@ def _attributes(chains: Sequence[ChainDraws], info: RunInfo) -> dict[str, Any]:
 def _assemble(groups: dict[str, Any]) -> Any:
     import arviz
 
-    if hasattr(arviz, "InferenceData"):
+    # Not `hasattr`: ArviZ 1 has no class of this name, but answers to it with xarray's DataTree and a warning.
+    if "InferenceData" in vars(arviz):
         from nutpie._inference_data import InferenceData
 
         return InferenceData(**groups)

@@ -18,6 +18,7 @@ import pytensor  # noqa: E402
 import pytensor.tensor as pt  # noqa: E402
 from pytensor.graph.basic import Apply  # noqa: E402
 from pytensor.graph.op import Op  # noqa: E402
+from pytensor.raise_op import Assert  # noqa: E402
 
 from nutpie.models.base import BAD_DIMENSION, OK, LogpPrototype  # noqa: E402
 from nutpie.models.pymc import compile_pymc_model  # noqa: E402
@@ -84,6 +85,16 @@ def regression():
 def transforms():
     model = transforms_model()
     return model, compile_pymc_model(model)
+
+
+@pytest.fixture(scope="module")
+def careful():
+    """A model whose compiled code raises an exception, depending on data."""
+    with pm.Model() as model:
+        limit = pm.Data("limit", 1.0)
+        x = pm.Normal("x")
+        pm.Potential("checked", Assert("limit exceeded")(0.0 * x, limit > 0))
+    return compile_pymc_model(model)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
@@ -212,9 +223,22 @@ def test_fallback_without_numba_internals(regression):
     _, value, expected = evaluate(compiled, x)
     assert logp[0] == value
     np.testing.assert_array_equal(gradient, expected)
-    broken = compiled.with_data(group=np.full(20, 99, dtype="int32"))
-    with pytest.raises(IndexError):
-        call(broken._table)
+
+
+def test_exception_without_numba_internals(careful):
+    from nutpie.models._numba_bridge import build_callback_cfunc
+
+    kinds = [(a.dtype, a.ndim) for a in careful._table.arrays]
+    callback = build_callback_cfunc(careful._programs.callback.keep_alive[-1], careful.n_dim, kinds)
+    x, gradient, logp = np.zeros(1), np.zeros(1), np.zeros(1)
+
+    def call(table):
+        function = LogpPrototype(callback.address)
+        return function(1, x.ctypes.data, gradient.ctypes.data, logp.ctypes.data, table.address)
+
+    assert call(careful._table) == OK
+    with pytest.raises(AssertionError, match="limit exceeded"):
+        call(careful.with_data(limit=-1.0)._table)
 
 
 # ------------------------------------------------------------------------------------------------- memory, threads
@@ -264,26 +288,61 @@ def test_threads_agree_with_one_thread(transforms):
             np.testing.assert_array_equal(one[2], other[2])
 
 
+# --------------------------------------------------------------------------------------------------------- indices
+
+
+def test_indices_in_data_are_checked(regression):
+    _, compiled = regression
+    backwards = compiled.with_data(group=np.full(20, -3, dtype="int32"))
+    assert evaluate(backwards, np.zeros(compiled.n_dim))[0] == OK
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"index {index} is out of bounds for an axis of length 3: .* 'group'"):
+            compiled.with_data(group=np.full(20, index, dtype="int32"))
+    with pytest.raises(IndexError, match=r"index 7 .* 'group'"):
+        compile_pymc_model(regression_model(data=regression_data(20) | {"group": np.full(20, 7, dtype="int32")}))
+
+
+def test_constant_indices_are_checked():
+    with pm.Model() as model:
+        x = pm.Normal("x", shape=3)
+        pm.Normal("y", x[np.array([0, 3])], observed=[0.0, 1.0])
+    with pytest.raises(IndexError, match="constant indices"):
+        compile_pymc_model(model)
+
+
+def test_indices_that_depend_on_parameters_are_checked():
+    table = np.arange(12.0).reshape(3, 4)
+    with pm.Model() as model:
+        x = pm.Normal("x")
+        rows = pt.floor(pt.stack([x, -x])).astype("int64")
+        pm.Potential("looked_up", pt.as_tensor(table)[rows, np.array([0, 3])].sum() + x**2)
+    compiled = compile_pymc_model(model)
+    code, value, _ = evaluate(compiled, np.array([1.5]))
+    assert code == OK
+    # Row 1 of column 0, and row -2 of column 3.
+    np.testing.assert_allclose(value, -0.5 * 1.5**2 - 0.5 * np.log(2 * np.pi) + 4 + 7 + 1.5**2)
+    with pytest.raises(IndexError):
+        evaluate(compiled, np.array([3.5]))
+
+
 # ------------------------------------------------------------------------------------------------------ exceptions
 
 
-def test_exception_of_compiled_code(regression):
-    _, compiled = regression
-    broken = compiled.with_data(group=np.full(20, 99, dtype="int32"))
+def test_exception_of_compiled_code(careful):
+    broken = careful.with_data(limit=-1.0)
     for _ in range(3):
-        with pytest.raises(IndexError):
-            evaluate(broken, np.zeros(broken.n_dim))
-    assert evaluate(compiled, np.zeros(compiled.n_dim))[0] == OK
+        with pytest.raises(AssertionError, match="limit exceeded"):
+            evaluate(broken, np.zeros(1))
+    assert evaluate(careful, np.zeros(1))[0] == OK
 
 
-def test_exception_is_left_with_a_thread_that_gave_up_the_gil(regression):
-    _, compiled = regression
-    broken = compiled.with_data(group=np.full(20, 99, dtype="int32"))
+def test_exception_is_left_with_a_thread_that_gave_up_the_gil(careful):
+    broken = careful.with_data(limit=-1.0)
     # This prototype does not look for exceptions, so that the interpreter complains about one that it finds.
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
     with pytest.raises(SystemError) as info:
-        evaluate(broken, np.zeros(broken.n_dim), prototype)
-    assert isinstance(info.value.__cause__, IndexError)
+        evaluate(broken, np.zeros(1), prototype)
+    assert isinstance(info.value.__cause__, AssertionError)
 
 
 class RecoverableError(Exception):

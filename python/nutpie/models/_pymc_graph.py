@@ -24,6 +24,7 @@ from pytensor.graph.traversal import applys_between, graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import DenseTensorType
 
+from nutpie.models._pymc_indices import IndexChecks, guard_indices
 from nutpie.models._pymc_numpy_ops import interpreted_mode
 
 __all__ = [
@@ -124,7 +125,9 @@ def split_point(point: np.ndarray, blocks: Sequence[Block]) -> list[np.ndarray]:
     return [point[block.start : block.stop].reshape(block.shape) for block in blocks]
 
 
-def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[SharedVariable], list[np.ndarray]]:
+def logp_and_gradient(
+    model: Any, blocks: Sequence[Block]
+) -> tuple[Any, list[SharedVariable], list[np.ndarray], IndexChecks]:
     """Compile the log density and its gradient to numba.
 
     Returns
@@ -135,9 +138,11 @@ def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[Sh
         The shared variables whose values are ``data``.
     constants
         Values of ``constants``.
+    indices
+        What has to be checked before ``jit_fn`` is called with other data.
     """
     values = value_variables(model, blocks)
-    logp = pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64")
+    logp = guard_indices(pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64"), values)
     gradients: Any = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
     flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
     gradient = pt.concatenate(flat) if flat else pt.zeros(0)
@@ -149,6 +154,7 @@ def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[Sh
     }
     outputs = clone_replace(frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
     shared = data_inputs(outputs)
+    indices = IndexChecks(outputs[0], x, shared)
     outputs, data = _without_shared(outputs, shared)
     # Folds what depends on constants only, before these are made inputs.
     folded: Any = rewrite_graph(outputs, include=("canonicalize", "stabilize"))
@@ -157,7 +163,7 @@ def logp_and_gradient(model: Any, blocks: Sequence[Block]) -> tuple[Any, list[Sh
         # PyMC's compile rather than PyTensor's: in the context of the model it turns the checks of parameters into
         # densities of zero, or drops them if the model has check_bounds=False.
         function = pymc_compile([x, *data, *constant_inputs], outputs, mode="NUMBA", on_unused_input="ignore")
-    return function.vm.jit_fn, shared, constants
+    return function.vm.jit_fn, shared, constants, indices
 
 
 def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray], list[Any]]:

@@ -39,6 +39,8 @@ _SUPPORTS = {
     "ordered": "in increasing order along the last axis",
     "circular": "between -pi and pi",
     "cholesky-cov-packed": "the rows of a lower triangle one after the other, with a positive diagonal",
+    "cholesky-cov": "a symmetric positive definite matrix",
+    "cholesky_corr": "the lower Cholesky factor of a correlation matrix",
     "zerosum": "such that the sum along each constrained axis is zero",
 }
 

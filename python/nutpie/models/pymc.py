@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nutpie.models._numba_bridge import Callback
     from nutpie.models._pymc_data import ModelData
     from nutpie.models._pymc_graph import Block, ExpandFunction
+    from nutpie.models._pymc_indices import IndexChecks
     from nutpie.models._pymc_initial import InitialPoints
     from nutpie.models._pymc_terms import TermGroup
     from nutpie.models._pymc_unconstrain import Unconstrain
@@ -86,6 +87,8 @@ def compile_pymc_model(
         If PyMC or numba is not installed.
     ValueError
         For an unknown backend or name of a variable, and for models with discrete free variables.
+    IndexError
+        If an index in the data is out of bounds.
 
     Examples
     --------
@@ -110,7 +113,9 @@ def compile_pymc_model(
 
         model = freeze_dims_and_data(model)
     programs, data = _build(model, free, stored, overrides, jitter, default_initialization_strategy)
-    return CompiledPyMCModel(programs, data)
+    compiled = CompiledPyMCModel(programs, data)
+    compiled._check_indices()
+    return compiled
 
 
 def _require(*modules: str) -> None:
@@ -184,11 +189,11 @@ def _build(
     start = initial.values(data.arrays(initial.shared), _SHAPE_SEED)
     blocks = layout(model, free, [value.shape for value in start])
 
-    jit_fn, shared, constants = logp_and_gradient(model, blocks)
+    jit_fn, shared, constants, indices = logp_and_gradient(model, blocks)
     kinds = [(a.dtype, a.ndim) for a in (*data.arrays(shared), *constants)]
     n_dim = blocks[-1].stop if blocks else 0
     callback = build_callback(jit_fn, n_dim, kinds)
-    programs = _Programs(model, blocks, list(stored), every_shared, callback, shared, constants, initial)
+    programs = _Programs(model, blocks, list(stored), every_shared, callback, shared, constants, indices, initial)
     return programs, data
 
 
@@ -203,6 +208,7 @@ class _Programs:
     callback: Callback
     logp_shared: Sequence[Any]
     constants: Sequence[np.ndarray]
+    indices: IndexChecks
     initial: InitialPoints
 
     def __post_init__(self) -> None:
@@ -434,6 +440,8 @@ class CompiledPyMCModel(CompiledModel):
         ValueError
             For unknown names, values of the wrong rank or dtype, lengths that do not agree, and data that change the
             shape of a free variable.
+        IndexError
+            For data that are used as indices and out of bounds.
         """
         if data and not self._data.containers:
             raise ValueError(
@@ -446,7 +454,12 @@ class CompiledPyMCModel(CompiledModel):
                     f"the new data change the unconstrained shape of {block.name!r} from {block.shape} to "
                     f"{value.shape}: compile a model with the new data instead"
                 )
+        new._check_indices()
         return new
+
+    def _check_indices(self) -> None:
+        programs = self._programs
+        programs.indices.check(self._unjittered(_SHAPE_SEED), self._data.arrays(programs.logp_shared))
 
     def _dims_of(self, name: str, ndim: int) -> tuple[str, ...]:
         dims = tuple(self._programs.model.named_vars_to_dims.get(name) or ())
