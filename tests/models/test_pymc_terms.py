@@ -6,6 +6,7 @@ No model is compiled to numba here: the terms do not need it.
 from __future__ import annotations
 
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -198,11 +199,8 @@ MODELS = {
 def no_numba(monkeypatch):
     """Leave out the log density with its gradient, which takes seconds to compile and is not used."""
 
-    def nothing(*_args):
-        return None, [], []
-
-    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", nothing)
-    monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", nothing)
+    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", lambda *_: (None, [], [], Mock()))
+    monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", lambda *_: None)
 
 
 def random_draws(compiled, n=12, seed=1):
