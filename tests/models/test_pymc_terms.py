@@ -6,7 +6,6 @@ No model is compiled to numba here: the terms do not need it.
 from __future__ import annotations
 
 import warnings
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ import xarray as xr  # noqa: E402
 from pytensor.compile.mode import Mode  # noqa: E402
 
 from nutpie.models._pymc_graph import ExpandFunction  # noqa: E402
+from nutpie.models._pymc_indices import IndexChecks  # noqa: E402
 from nutpie.models.pymc import compile_pymc_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -199,7 +199,8 @@ MODELS = {
 def no_numba(monkeypatch):
     """Leave out the log density with its gradient, which takes seconds to compile and is not used."""
 
-    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", lambda *_: (None, [], [], Mock()))
+    no_indices = IndexChecks(pt.constant(0.0), pt.vector(), [])
+    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", lambda *_: (None, [], [], no_indices))
     monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", lambda *_: None)
 
 
