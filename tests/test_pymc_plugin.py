@@ -143,7 +143,6 @@ def test_start_of_the_user(mode):
     assert abs(draws - mode).max() < 20
 
 
-@pytest.mark.xfail(strict=True, reason="TEMP: the group is not there yet")
 @by_itself
 def test_unconstrained_draws(schools):
     stored = pm_sample(schools, draws=10, idata_kwargs={"include_transformed": True})
@@ -164,7 +163,6 @@ def test_options_of_the_compilation(schools):
         pm_sample(schools, backend="jax")
 
 
-@pytest.mark.xfail(strict=True, reason="TEMP: comes with nutpie.progress")
 def test_the_hook_that_pymc_looks_for_in_marimo_notebooks():
     # Outside of one, PyMC expects None. The module `nutpie.sample` exists beside the function of that name.
     from nutpie.sample import _mo_create_replace

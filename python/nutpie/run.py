@@ -280,7 +280,7 @@ class SamplingRun:
         if job.error is not None and not job.chains:
             raise job.error
         chains, job.chains = job.chains, []
-        lengths = [chain["draws"] - chain["warmup"] for chain in chains]
+        lengths = [sum(draws for draws, _ in chain["blocks"]) - chain["warmup"] for chain in chains]
         result = self._build(chains)
         if job.error is not None:
             with contextlib.suppress(AttributeError, TypeError):
