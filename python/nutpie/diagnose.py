@@ -161,8 +161,8 @@ def diagnose(
 
     Looked for are draws that are not finite, chains that are stuck, chains that disagree, high R-hat, small effective
     sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, and too few draws.
-    Parameters whose draws are all equal are left out. In runs with ``thin=`` E-BFMI is too high, since neighbouring draws
-    are missing.
+    Parameters whose draws are all equal are left out. In runs with ``thin=`` E-BFMI is too high, since neighbouring
+    draws are missing.
 
     R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
     judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
