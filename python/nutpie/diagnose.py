@@ -163,8 +163,8 @@ def diagnose(
     Parameters whose draws are all equal are left out.
 
     R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
-    judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half chains differ
-    no more than their Monte Carlo errors explain, which happens in short runs and with many parameters.
+    judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
+    chains differ no more than their Monte Carlo errors explain, which happens in short runs and with many parameters.
 
     Parameters
     ----------

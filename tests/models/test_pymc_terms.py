@@ -13,7 +13,6 @@ import pytest
 pm = pytest.importorskip("pymc")
 pytest.importorskip("numba")
 
-import arviz as az  # noqa: E402
 import pymc.dims as pmd  # noqa: E402
 import pytensor.tensor as pt  # noqa: E402
 import xarray as xr  # noqa: E402
@@ -24,7 +23,7 @@ from nutpie.models.pymc import compile_pymc_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
-GROUPS = {"log_likelihood": pm.compute_log_likelihood, "log_prior": pm.compute_log_prior}
+GROUPS = {"log_likelihood": pm.stats.compute_log_likelihood, "log_prior": pm.stats.compute_log_prior}
 RNG = np.random.default_rng(5)
 
 
@@ -115,10 +114,16 @@ def transformed_priors():
         pm.Beta("unit", 2.0, 3.0)
         pm.VonMises("angle", 0.0, 2.0)
         pm.ZeroSumNormal("zero_sum", 1.5, shape=4)
-        pm.LKJCorr("corr", n=3, eta=2.0)
         pm.GaussianRandomWalk("walk", mu=low, sigma=0.5, init_dist=pm.Normal.dist(), steps=4)
         cuts = pm.Normal("cuts", 0, 2, dims="cut", transform=transforms.ordered)
         pm.OrderedLogistic("y", eta=low, cutpoints=cuts, observed=[0, 1, 3, 2])
+    return model
+
+
+def correlations():
+    with pm.Model() as model:
+        corr = pm.LKJCorr("corr", n=3, eta=2.0)
+        pm.Normal("y", corr.sum(), observed=[0.3, 0.1])
     return model
 
 
@@ -181,7 +186,7 @@ MODELS = {
     function.__name__: function
     for function in (
         *(several_observed, missing_values, missing_in_vectors, potential, mixtures, event_dimensions),
-        *(transformed_priors, with_data, custom, gaussian_process, scanned, labelled),
+        *(transformed_priors, correlations, with_data, custom, gaussian_process, scanned, labelled),
     )
 }
 
@@ -218,7 +223,7 @@ def from_pymc(model, compiled, draws, group):
     )
     function = GROUPS[group]
     return function(
-        az.InferenceData(posterior=posterior),
+        {"posterior": posterior},  # all that PyMC looks at
         model=model,
         extend_inferencedata=False,
         progressbar=False,
@@ -233,6 +238,8 @@ def from_pymc(model, compiled, draws, group):
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("name", MODELS)
 def test_terms_are_those_of_pymc(name, group, no_numba):
+    if name == "correlations" and int(pm.__version__.partition(".")[0]) > 5:
+        pytest.skip("PyMC 6.4 raises an error for LKJCorr")
     model = MODELS[name]()
     compiled = compile_pymc_model(model)
     terms = compiled.pointwise(group)
