@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 #: What the installed ArviZ uses.
-CONTAINER = "InferenceData" if hasattr(az, "InferenceData") else "DataTree"
+CONTAINER = "InferenceData" if int(az.__version__.split(".")[0]) < 1 else "DataTree"
 
 SCHOOLS = ["Choate", "Deerfield", "Phillips Andover"]
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from simple_model import NormalModel
-from synthetic import autoregressive, clean_arrays, result_of
+from synthetic import CONTAINER, autoregressive, clean_arrays, result_of
 
 import nutpie
 
@@ -33,12 +33,8 @@ def panel(figure, start):
     return axes
 
 
-@pytest.mark.parametrize("container", ["InferenceData", "DataTree"])
+@pytest.mark.parametrize("container", sorted({CONTAINER, "DataTree"}))
 def test_panels(container):
-    import arviz
-
-    if container == "InferenceData" and not hasattr(arviz, "InferenceData"):
-        pytest.skip("ArviZ 1 has no InferenceData")
     posterior, stats = clean_arrays()
     posterior["tau"] = autoregressive(np.random.default_rng(1), (4, 1000), 0.99)
     figure = nutpie.plot_run(result_of(posterior, stats, container=container))

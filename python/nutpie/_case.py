@@ -90,6 +90,18 @@ class Case:
         return self.run.parameters.chains
 
     @property
+    def thin(self) -> int:
+        """How many draws were made for each one that was kept."""
+        return int(self.setting("thin", 1))
+
+    @property
+    def divergences(self) -> int:
+        """Number of divergences after warm-up, also of draws that were not kept where the result has them."""
+        diverging, errors = self.run.stats.get("diverging"), self.run.energy_errors
+        kept = 0 if diverging is None else int(diverging.sum())
+        return kept if errors is None or self.thin == 1 else max(kept, len(errors))
+
+    @property
     def r_hat(self) -> np.ndarray:
         """R-hat of each row."""
         return self.values[:, 2]

@@ -68,10 +68,11 @@ def bfmi(energy: np.ndarray) -> np.ndarray:
 
 
 def _incomplete(case: Case) -> list[Problem]:
-    draws, chains = case.setting("num_draws", case.draws), case.setting("num_chains", case.chains)
+    chains = int(case.setting("num_chains", case.chains))
+    draws = math.ceil(case.setting("num_draws", case.draws * case.thin) / case.thin)
     if case.draws >= draws and case.chains >= chains:
         return []
-    made = f"{case.draws} of {draws:g} draws by {case.chains} of {chains:g} chains"
+    made = f"{case.draws} of {draws} draws by {case.chains} of {chains} chains"
     return [Problem("incomplete", "note", f"The run was cut short: {made}.", "Run it to its end if this is too few.")]
 
 
@@ -256,7 +257,7 @@ def _r_hat(case: Case) -> list[Problem]:
     where = tuple(case.label(i) for i in shown[:CLOSER_LOOK])
     listed = joined([f"{w} {case.r_hat[i]:.3g}" for w, i in zip(where[:3], shown[:3], strict=False)])
     message = f"R-hat is above {case.max_r_hat:g} in {of_all(case, shown)}{listed}"
-    draws = round_up(2 * case.setting("num_draws", case.draws))
+    draws = round_up(2 * case.draws * case.thin)
     if not len(real):
         advice = f"No reason for concern; draws={draws} would make it smaller."
         return [Problem("r_hat", "note", f"{message}, as chance does in a run of this length.", advice, where)]
@@ -285,11 +286,13 @@ def _ess(case: Case) -> list[Problem]:
         return []
     low = parameters_first(case, low[np.argsort(case.least_ess[low], kind="stable")])
     where = tuple(case.label(i) for i in low[:CLOSER_LOOK])
-    values = [f"(bulk {case.values[i, 3]:.0f}, tail {case.values[i, 4]:.0f})" for i in low[:3]]
+    values = [f"(bulk {int(case.values[i, 3])}, tail {int(case.values[i, 4])})" for i in low[:3]]
     listed = joined([f"{w} {v}" for w, v in zip(where[:3], values, strict=True)])
     factor = case.min_ess / case.least_ess[low[0]]
     if factor <= 10:
-        advice = f"Take more draws, draws={round_up(1.2 * factor * case.draws)}, or reparametrise {where[0]}."
+        advice = (
+            f"Take more draws, draws={round_up(1.2 * factor * case.draws * case.thin)}, or reparametrise {where[0]}."
+        )
     else:
         advice = f"More draws alone will not do: reparametrise or tighten the prior of {where[0]}."
     # The log density often mixes more slowly than all parameters, and is rarely of interest.
@@ -325,15 +328,25 @@ def _energy(case: Case) -> list[Problem]:
 
 def _divergences(case: Case) -> list[Problem]:
     diverging = case.run.stats.get("diverging")
-    if diverging is None or not diverging.any():
+    number = case.divergences
+    if diverging is None or not number:
         return []
     diverging = diverging.astype(bool)
-    number, total = int(diverging.sum()), diverging.size
+    total = diverging.size * case.thin
     message = f"{count(number, 'divergence')} in {total} draws ({number / total:.2%})"
+    errors = case.run.energy_errors
+    if errors is not None and len(errors) and not np.isfinite(errors).mean() > 0.5:
+        message += ", most because the log density or its gradient was not finite"
+        advice = (
+            "See where the model overflows, divides by zero or leaves the domain of a function; bound parameters or "
+            "tighten priors."
+        )
+        return [Problem("divergences", "warning", f"{message}.", advice)]
     by_chain = diverging.sum(axis=1)
-    if len(by_chain) > 2 and number >= 10 and by_chain.max() >= 0.8 * number:
-        message += f", {by_chain.max() / number:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
-    place, name = _where_divergences_are(case, diverging) if number >= 5 else ("", "")
+    kept = int(by_chain.sum())
+    if len(by_chain) > 2 and kept >= 10 and by_chain.max() >= 0.8 * kept:
+        message += f", {by_chain.max() / kept:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
+    place, name = _where_divergences_are(case, diverging) if kept >= 5 else ("", "")
     target = case.setting("target_accept", 0.8)
     steps = [t for t in (0.95, 0.99) if t > target]
     if steps and number / total < 0.2:

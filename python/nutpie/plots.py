@@ -158,13 +158,19 @@ class _PlotData:
 def _final_metric(*datasets: Any) -> np.ndarray | None:
     """Diagonal of the last inverse mass matrix of each chain, (chains, parameters), from where it is stored."""
     for dataset in datasets:
-        if dataset is None or "mass_matrix_inv" not in dataset:
+        if dataset is None or "mass_matrix_inv" not in dataset or not dataset.sizes.get("draw", 0):
             continue
-        values = np.asarray(dataset["mass_matrix_inv"].transpose("chain", "draw", ...).values, dtype=float)
-        known = np.isfinite(values).all(axis=2) if values.ndim == 3 and values.shape[2] else np.zeros((0, 0), bool)
-        if known.size and known.any(axis=1).all():
-            last = known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
-            return values[np.arange(len(values)), last]
+        stored = dataset["mass_matrix_inv"].transpose("chain", "draw", ...)
+        last = np.asarray(stored.isel(draw=-1).values, dtype=float)
+        if last.ndim != 2 or not last.size:
+            continue
+        if np.isfinite(last).all():
+            return last
+        # It may be there for those draws only before which it changed.
+        values = np.asarray(stored.values, dtype=float)
+        known = np.isfinite(values).all(axis=2)
+        if known.any(axis=1).all():
+            return values[np.arange(len(values)), known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)]
     return None
 
 

@@ -294,7 +294,7 @@ class SamplingRun:
                 stacklevel=4,
             )
         elif self._check and all(chain.finished_draws == chain.total_draws for chain in job.progress()):
-            warn_if_needed(result, stacklevel=4)
+            warn_if_needed(result)
         return result
 
     def _build(self, traces: list[dict[str, Any]]) -> Any:

@@ -19,6 +19,7 @@ import xarray as xr  # noqa: E402
 from pytensor.compile.mode import Mode  # noqa: E402
 
 from nutpie.models._pymc_graph import ExpandFunction  # noqa: E402
+from nutpie.models._pymc_indices import IndexChecks  # noqa: E402
 from nutpie.models.pymc import compile_pymc_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -198,11 +199,9 @@ MODELS = {
 def no_numba(monkeypatch):
     """Leave out the log density with its gradient, which takes seconds to compile and is not used."""
 
-    def nothing(*_args):
-        return None, [], []
-
-    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", nothing)
-    monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", nothing)
+    no_indices = IndexChecks(pt.constant(0.0), pt.vector(), [])
+    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", lambda *_: (None, [], [], no_indices))
+    monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", lambda *_: None)
 
 
 def random_draws(compiled, n=12, seed=1):
