@@ -30,6 +30,9 @@ FENCE = re.compile(r"^(?P<indent> *)```python(?P<options>[^\n`]*)\n(?P<code>.*?)
 
 DPI = 100
 
+#: Characters of a line of a warning.
+WIDTH = 100
+
 
 class Block(NamedTuple):
     """A fenced block of Python; ``line`` is where its code begins in the page, from 1."""
@@ -108,16 +111,21 @@ def _run_block(block: Block, page: Path, namespace: dict[str, Any]) -> tuple[str
             warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
-            # A warning is part of what a reader would see, without the place in the code.
-            warnings.showwarning = lambda message, category, *_args, **_kwargs: print(f"{category.__name__}: {message}")
+            warnings.showwarning = _print_warning
             value = _execute(block, page, namespace)
     except Exception as error:
         if type(error).__name__ == block.raises:
-            return f"{out.getvalue()}{block.raises}: {error}", None
+            return out.getvalue() + "\n".join(textwrap.wrap(f"{block.raises}: {error}", WIDTH)), None
         raise BlockError(_failure(error, block, page)) from error
     if block.raises:
         raise BlockError(f"{page}:{block.line}: the block should raise {block.raises}, and does not")
     return out.getvalue(), value
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_place: Any) -> None:
+    """Show a warning as part of what a reader would see, without the place in the code."""
+    for line in f"{category.__name__}: {message}".splitlines():
+        print(textwrap.fill(line, WIDTH))
 
 
 def _execute(block: Block, page: Path, namespace: dict[str, Any]) -> Any:

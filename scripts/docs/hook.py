@@ -33,7 +33,8 @@ PLACEHOLDER = re.compile(r"^<!-- table: (\w+) -->$", re.M)
 
 #: What the blocks of a page show, by page and text: `mkdocs serve` runs only pages that changed.
 _shown: dict[tuple[str, str], list[dict[str, Any]]] = {}
-_figures: Path = Path(tempfile.mkdtemp(prefix="nutpie-docs-"))
+_folder = tempfile.TemporaryDirectory(prefix="nutpie-docs-")
+_figures = Path(_folder.name)
 
 
 def on_files(files: Files, config: Any) -> Files:
