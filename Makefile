@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: demo test wheel test-pymc6 test-statistical mutants lint format bench bench-peers clean
+.PHONY: demo docs test wheel test-pymc6 test-statistical mutants lint format bench bench-peers clean
 
 # Everything of the main job: install, compile a model, sample, print a summary, save figures.
 demo: $(VENV)/.installed
@@ -33,6 +33,10 @@ test-pymc6: wheel
 		pip install --quiet --constraint constraints-py313.txt "$$(ls ./nutpie-*.whl)[test]"; \
 		pip install --quiet --no-deps --force-reinstall ./nutpie-*.whl; \
 		python -m pytest'
+
+# The documentation in site/. All its examples are run; one that fails, and a link that leads nowhere, are errors.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Long: PyMC models against the references of posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
@@ -70,4 +74,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(RUST)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build target demo-output python/nutpie/*.so
+	rm -rf $(VENV) build site target demo-output python/nutpie/*.so

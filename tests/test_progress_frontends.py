@@ -77,15 +77,16 @@ def test_table_in_a_terminal():
                 print("said by the callback")
             if len(calls) == 4:
                 warnings.warn("take care")
-        nutpie.sample(NormalModel(4), draws=150_000, tune=100, chains=3, seed=1, progress_callback=callback)
+        model = NormalModel(4)
+        nutpie.sample(model, draws=500_000, tune=100, chains=3, seed=1, progress_callback=callback, progress_rate=20)
         print("the end")
     """)
     assert text[0] == "said by the callback"
-    assert "take care" in text[1]
+    assert "take care" in text[1], text
     assert text[-6].split()[0] == "chain"
     assert [line.split()[0] for line in text[-5:-1]] == ["0", "1", "2", "all"]
-    assert "150100/150100" in text[-3]
-    assert "450300/450300" in text[-2]
+    assert "500100/500100" in text[-3]
+    assert "1500300/1500300" in text[-2]
     assert text[-1] == "the end"
     assert sum("draws/s" in line for line in text) == 1
 

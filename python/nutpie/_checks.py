@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from nutpie._run_data import RunData
+from nutpie._case import (
+    Case,
+    Problem,
+    count,
+    joined,
+    longer,
+    of_all,
+    parameters_first,
+    round_up,
+    some_of,
+)
 
-__all__ = ["LOG_DENSITY", "Case", "Problem", "bfmi", "find_problems"]
-
-#: Row number that stands for the log density among rows of parameters.
-LOG_DENSITY = -1
+__all__ = ["FEW_DRAWS", "bfmi", "find_problems"]
 
 #: Names in `Problem.where`, and parameters that a closer look is taken at, at most.
 CLOSER_LOOK = 20
@@ -23,99 +28,11 @@ CLOSER_LOOK = 20
 #: Draws of a chain below which R-hat, effective sample size and E-BFMI say little.
 FEW_DRAWS = 100
 
+#: R-hat above this is an error.
+BAD_R_HAT = 1.1
+
 #: How many standard errors the means of chains lie apart that are said to disagree.
 DISAGREEMENT = 5.0
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a run.
-
-    Parameters
-    ----------
-    kind
-        ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"energy"``,
-        ``"depth"``, ``"few_draws"``, ``"one_chain"`` or ``"incomplete"``.
-    severity
-        ``"error"``: do not use the draws as they are. ``"warning"``: results may be biased or imprecise. ``"note"``:
-        worth knowing, no reason for concern.
-    message
-        What was found, one sentence.
-    advice
-        What to do, one sentence.
-    where
-        The worst parameters or the chains concerned, at most 20, such as ``"theta[school=Choate]"`` or ``"chain 2"``.
-    """
-
-    kind: str
-    severity: Literal["error", "warning", "note"]
-    message: str
-    advice: str
-    where: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Case:
-    """A run and the numbers that judge it.
-
-    Parameters
-    ----------
-    run
-        The run.
-    rows
-        Which of its parameters were examined; `LOG_DENSITY` stands for the log density.
-    values
-        What `nutpie._convergence.summarise` says of them, of shape (rows, 6).
-    max_r_hat, min_ess, min_bfmi
-        Thresholds; that of the ESS is for all chains together.
-    """
-
-    run: RunData
-    rows: np.ndarray
-    values: np.ndarray
-    max_r_hat: float
-    min_ess: float
-    min_bfmi: float
-
-    @property
-    def draws(self) -> int:
-        """Draws of each chain."""
-        return self.run.parameters.draws
-
-    @property
-    def chains(self) -> int:
-        """Number of chains."""
-        return self.run.parameters.chains
-
-    @property
-    def r_hat(self) -> np.ndarray:
-        """R-hat of each row."""
-        return self.values[:, 2]
-
-    @property
-    def least_ess(self) -> np.ndarray:
-        """The smaller one of bulk and tail ESS of each row."""
-        return np.fmin(self.values[:, 3], self.values[:, 4])
-
-    def label(self, index: int) -> str:
-        """Name of the parameter in a row."""
-        row = int(self.rows[index])
-        return "the log density" if row == LOG_DENSITY else self.run.parameters.label(row)
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """Draws of some rows, of shape (rows, chains, draws)."""
-        if (self.rows[indices] == LOG_DENSITY).any():
-            raise ValueError("the log density is no parameter")
-        return self.run.parameters.take(self.rows[indices])
-
-    def parameters(self, indices: np.ndarray) -> np.ndarray:
-        """Return those of the indices that are parameters and not the log density."""
-        return indices[self.rows[indices] != LOG_DENSITY]
-
-    def setting(self, name: str, default: float = math.nan) -> float:
-        """Return a setting of the run."""
-        value = self.run.settings.get(name, default)
-        return float(value) if isinstance(value, int | float) else default
 
 
 def find_problems(case: Case) -> list[Problem]:
@@ -151,10 +68,11 @@ def bfmi(energy: np.ndarray) -> np.ndarray:
 
 
 def _incomplete(case: Case) -> list[Problem]:
-    draws, chains = case.setting("num_draws", case.draws), case.setting("num_chains", case.chains)
+    chains = int(case.setting("num_chains", case.chains))
+    draws = math.ceil(case.setting("num_draws", case.draws * case.thin) / case.thin)
     if case.draws >= draws and case.chains >= chains:
         return []
-    made = f"{case.draws} of {draws:g} draws by {case.chains} of {chains:g} chains"
+    made = f"{case.draws} of {draws} draws by {case.chains} of {chains} chains"
     return [Problem("incomplete", "note", f"The run was cut short: {made}.", "Run it to its end if this is too few.")]
 
 
@@ -181,9 +99,9 @@ def _not_finite(case: Case) -> list[Problem]:
     # Elements that are never finite are often meant so, as the padding of an array is.
     always = bool(missing.all())
     worst = case.label(bad[0])
-    amount = "all draws" if missing[0].all() else f"{_count(int(missing[0].sum()), 'draw')} of {missing[0].size}"
+    amount = "all draws" if missing[0].all() else f"{count(int(missing[0].sum()), 'draw')} of {missing[0].size}"
     where = tuple(case.label(i) for i in bad[:CLOSER_LOOK])
-    message = f"{_some(where, len(bad))} {'has' if len(bad) == 1 else 'have'} draws that are not finite"
+    message = f"{some_of(where, len(bad))} {'has' if len(bad) == 1 else 'have'} draws that are not finite"
     return [
         Problem(
             "not_finite",
@@ -205,18 +123,18 @@ def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
             "It cannot leave a narrow region: take smaller steps, "
             f"target_accept={max(0.95, case.setting('target_accept', 0.8))}, or reparametrise."
             if began_well
-            else f"Do not use it; give it another start (seed= or init=) and a longer warm-up, tune={_longer(case)}."
+            else f"Do not use it; give it another start (seed= or init=) and a longer warm-up, tune={longer(case)}."
         )
         problems.setdefault(chain, Problem("stuck", "error", f"{name} {what}.", advice, (name.lower(),)))
 
     for chain, moved in enumerate(_moves(case)):
         first, length = _longest_run(~moved)
-        if length == case.draws >= 10:
+        if length == case.draws >= 20:
             found(chain, "never moved")
         elif length >= max(20, case.draws / 10):
             found(chain, f"stood still for {length} draws from draw {first} on", began_well=True)
     acceptance = case.run.stats.get("acceptance")
-    if acceptance is not None and case.draws >= 10:
+    if acceptance is not None and case.draws >= FEW_DRAWS:
         least = min(0.2, case.setting("target_accept", 0.8) / 2)
         for chain, mean in enumerate(acceptance.mean(axis=1)):
             if mean < least:
@@ -225,11 +143,6 @@ def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
         if ratio < 0.02:
             found(chain, f"hardly moves: it covers {ratio:.1%} of the scale of the others")
     return [problems[chain] for chain in sorted(problems)], sorted(problems)
-
-
-def _longer(case: Case) -> int:
-    """Warm-up draws to advise."""
-    return _round_up(2 * case.setting("num_tune", 400))
 
 
 def _moves(case: Case) -> np.ndarray:
@@ -286,11 +199,11 @@ def _disagreement(case: Case, still: list[int]) -> list[Problem]:
     where = tuple(case.label(candidates[i]) for i in split)
     listed = "; ".join(f"{_chains(case, g)} near {c:.3g}" for g, c in zip(groups, centres, strict=True))
     least = "at least " if len(suspects) > len(candidates) else ""
-    also = f" (and in {least}{_count(len(split) - 1, 'more parameter')})" if len(split) > 1 else ""
+    also = f" (and in {least}{count(len(split) - 1, 'more parameter')})" if len(split) > 1 else ""
     densities, judgement = _compare_modes(case, groups)
     advice = (
         f"{judgement} Order or constrain {where[0]} if the modes are relabellings, try other starts (init=) and a "
-        f"longer warm-up, tune={_longer(case)}."
+        f"longer warm-up, tune={longer(case)}."
     )
     message = f"Chains disagree in {where[0]}{also}: {listed}{densities}."
     return [Problem("disagreement", "error", message, advice, where)]
@@ -329,50 +242,62 @@ def _compare_modes(case: Case, groups: list[np.ndarray]) -> tuple[str, str]:
 
 def _chains(case: Case, chains: np.ndarray) -> str:
     labels = [str(case.run.chains[int(c)]) for c in chains]
-    return f"chain{'s' if len(labels) > 1 else ''} {_joined(labels)}"
+    return f"chain{'s' if len(labels) > 1 else ''} {joined(labels)}"
 
 
 # --------------------------------------------------------------------------------------------------------- convergence
 
 
 def _r_hat(case: Case) -> list[Problem]:
-    high = _parameters_first(case, _largest(case.r_hat, case.max_r_hat))
+    high = _largest(case.r_hat, case.max_r_hat)
     if not len(high) or case.draws < FEW_DRAWS:
         return []
-    where = tuple(case.label(i) for i in high[:CLOSER_LOOK])
-    listed = _joined([f"{w} {case.r_hat[i]:.3g}" for w, i in zip(where[:3], high[:3], strict=True)])
-    draws = _round_up(2 * case.setting("num_draws", case.draws))
-    return [
-        Problem(
-            "r_hat",
-            "error" if case.r_hat[high[0]] > 1.1 else "warning",
-            f"R-hat is above {case.max_r_hat:g} in {_of_all(case, high)}: {listed}.",
-            f"Run longer, tune={_longer(case)} and draws={draws}; if it stays, reparametrise what governs {where[0]}.",
-            where,
-        )
-    ]
+    real = high[_beyond_chance(case, high)]
+    shown = parameters_first(case, real if len(real) else high)
+    where = tuple(case.label(i) for i in shown[:CLOSER_LOOK])
+    listed = joined([f"{w} {case.r_hat[i]:.3g}" for w, i in zip(where[:3], shown[:3], strict=False)])
+    message = f"R-hat is above {case.max_r_hat:g} in {of_all(case, shown)}{listed}"
+    draws = round_up(2 * case.draws * case.thin)
+    if not len(real):
+        advice = f"No reason for concern; draws={draws} would make it smaller."
+        return [Problem("r_hat", "note", f"{message}, as chance does in a run of this length.", advice, where)]
+    severity: Literal["error", "warning"] = "error" if case.r_hat[shown[0]] > BAD_R_HAT else "warning"
+    advice = f"Run longer, tune={longer(case)} and draws={draws}; if it stays, reparametrise what governs {where[0]}."
+    return [Problem("r_hat", severity, f"{message}.", advice, where)]
+
+
+def _beyond_chance(case: Case, indices: np.ndarray) -> np.ndarray:
+    """Whether a high R-hat says that half chains differ, and not only that they are short."""
+    beyond = np.ones(len(indices), dtype=bool)
+    doubtful = np.flatnonzero(case.r_hat[indices] <= BAD_R_HAT)
+    if len(doubtful):
+        from nutpie._convergence import chance_of_difference
+
+        # Chance alone makes some R-hat high among many parameters.
+        least = 0.001 / len(case.rows)
+        for some in np.array_split(doubtful, math.ceil(len(doubtful) / CLOSER_LOOK)):
+            beyond[some] = chance_of_difference(case.take(indices[some])) < least
+    return beyond
 
 
 def _ess(case: Case) -> list[Problem]:
     low = np.flatnonzero(case.least_ess < case.min_ess)
     if not len(low) or case.draws < FEW_DRAWS:
         return []
-    low = _parameters_first(case, low[np.argsort(case.least_ess[low], kind="stable")])
+    low = parameters_first(case, low[np.argsort(case.least_ess[low], kind="stable")])
     where = tuple(case.label(i) for i in low[:CLOSER_LOOK])
-    listed = _joined(
-        [
-            f"{w} (bulk {case.values[i, 3]:.0f}, tail {case.values[i, 4]:.0f})"
-            for w, i in zip(where[:3], low[:3], strict=True)
-        ]
-    )
+    values = [f"(bulk {int(case.values[i, 3])}, tail {int(case.values[i, 4])})" for i in low[:3]]
+    listed = joined([f"{w} {v}" for w, v in zip(where[:3], values, strict=True)])
     factor = case.min_ess / case.least_ess[low[0]]
     if factor <= 10:
-        advice = f"Take more draws, draws={_round_up(1.2 * factor * case.draws)}, or reparametrise {where[0]}."
+        advice = (
+            f"Take more draws, draws={round_up(1.2 * factor * case.draws * case.thin)}, or reparametrise {where[0]}."
+        )
     else:
         advice = f"More draws alone will not do: reparametrise or tighten the prior of {where[0]}."
     # The log density often mixes more slowly than all parameters, and is rarely of interest.
     severity: Literal["warning", "note"] = "warning" if len(case.parameters(low)) else "note"
-    message = f"ESS is below {case.min_ess:g} in {_of_all(case, low)}: {listed}."
+    message = f"ESS is below {case.min_ess:g} in {of_all(case, low)}{listed}."
     return [Problem("ess", severity, message, advice, where)]
 
 
@@ -384,7 +309,7 @@ def _energy(case: Case) -> list[Problem]:
     low = np.flatnonzero(values < case.min_bfmi)
     if not len(low):
         return []
-    related = _strongest(case, lambda draws: _correlation(draws, energy), at_least=0.5)
+    related = _strongest(case, lambda draws: _correlation(draws[:, low], energy[low]), at_least=0.5)
     goes_with = f"; the energy goes with {related}" if related else ""
     return [
         Problem(
@@ -403,15 +328,25 @@ def _energy(case: Case) -> list[Problem]:
 
 def _divergences(case: Case) -> list[Problem]:
     diverging = case.run.stats.get("diverging")
-    if diverging is None or not diverging.any():
+    number = case.divergences
+    if diverging is None or not number:
         return []
     diverging = diverging.astype(bool)
-    number, total = int(diverging.sum()), diverging.size
-    message = f"{_count(number, 'divergence')} in {total} draws ({number / total:.2%})"
+    total = diverging.size * case.thin
+    message = f"{count(number, 'divergence')} in {total} draws ({number / total:.2%})"
+    errors = case.run.energy_errors
+    if errors is not None and len(errors) and not np.isfinite(errors).mean() > 0.5:
+        message += ", most because the log density or its gradient was not finite"
+        advice = (
+            "See where the model overflows, divides by zero or leaves the domain of a function; bound parameters or "
+            "tighten priors."
+        )
+        return [Problem("divergences", "warning", f"{message}.", advice)]
     by_chain = diverging.sum(axis=1)
-    if len(by_chain) > 2 and number >= 10 and by_chain.max() >= 0.8 * number:
-        message += f", {by_chain.max() / number:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
-    place, name = _where_divergences_are(case, diverging) if number >= 5 else ("", "")
+    kept = int(by_chain.sum())
+    if len(by_chain) > 2 and kept >= 10 and by_chain.max() >= 0.8 * kept:
+        message += f", {by_chain.max() / kept:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
+    place, name = _where_divergences_are(case, diverging) if kept >= 5 else ("", "")
     target = case.setting("target_accept", 0.8)
     steps = [t for t in (0.95, 0.99) if t > target]
     if steps and number / total < 0.2:
@@ -488,12 +423,13 @@ def _strongest(case: Case, function: Callable[[np.ndarray], np.ndarray], at_leas
 
 
 def _correlation(draws: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Correlation of draws, or their distance from the mean, with a statistic: the larger one."""
+    """Correlation within chains of draws, or their distance from the mean, with a statistic: the larger one."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        centred = draws - draws.mean(axis=(1, 2), keepdims=True)
+        centred = draws - draws.mean(axis=2, keepdims=True)
         distance = np.abs(centred)
-        distance -= distance.mean(axis=(1, 2), keepdims=True)
-        target = (other - other.mean()) / other.std()
+        distance -= distance.mean(axis=2, keepdims=True)
+        target = other - other.mean(axis=1, keepdims=True)
+        target /= target.std()
         both = [np.abs((x * target).mean(axis=(1, 2))) / x.std(axis=(1, 2)) for x in (centred, distance)]
     return np.fmax(*both)
 
@@ -502,40 +438,3 @@ def _largest(values: np.ndarray, threshold: float) -> np.ndarray:
     """Return indices of the values above a threshold, the largest first."""
     above = np.flatnonzero(values > threshold)
     return above[np.argsort(-values[above], kind="stable")]
-
-
-def _parameters_first(case: Case, indices: np.ndarray) -> np.ndarray:
-    """Leave out the log density unless it is alone: advice about a parameter helps more."""
-    parameters = case.parameters(indices)
-    return parameters if len(parameters) else indices
-
-
-def _of_all(case: Case, indices: np.ndarray) -> str:
-    number, total = len(case.parameters(indices)), int((case.rows != LOG_DENSITY).sum())
-    if not number:
-        return "no parameter, but elsewhere"
-    looked = " that were looked at" if total < len(case.run.parameters) else ""
-    return f"{number} of {_count(total, 'parameter')}{looked}"
-
-
-def _some(names: Sequence[str], total: int, shown: int = 3) -> str:
-    if total <= shown:
-        return _joined(names)
-    return f"{', '.join(names[:shown])} and {total - shown} more"
-
-
-def _joined(words: Iterable[str]) -> str:
-    words = list(words)
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _round_up(value: float) -> int:
-    """Two leading digits are precise enough for advice."""
-    if not value > 0:
-        return 400
-    scale = 10 ** max(0, math.floor(math.log10(value)) - 1)
-    return int(math.ceil(value / scale - 1e-9) * scale)

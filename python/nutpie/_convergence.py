@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
-from scipy.special import ndtri
+from scipy.special import chdtrc, ndtri
 
-__all__ = ["COLUMNS", "MIN_DRAWS", "ess", "is_constant", "split", "summarise"]
+__all__ = ["COLUMNS", "MIN_DRAWS", "chance_of_difference", "ess", "is_constant", "normal_scores", "split", "summarise"]
 
 #: Columns of `summarise`, in its order.
 COLUMNS = ("mean", "sd", "r_hat", "ess_bulk", "ess_tail", "mcse")
@@ -69,10 +69,35 @@ def _convergence(draws: np.ndarray, sd: np.ndarray) -> np.ndarray:
     else:
         middle = ordered.shape[1] // 2
         median = (ordered[:, middle - 1] + ordered[:, middle]) / 2
-    r_hat = np.fmax(_r_hat(scores), _r_hat(normal_scores(np.abs(halves - median[:, None, None]))))
+    folded = normal_scores(np.abs(halves - median[:, None, None]))
+    r_hat = np.fmax(_r_hat(scores), _r_hat(folded))
     low, high = _quantile(ordered, 0.05), _quantile(ordered, 0.95)
     tail = np.minimum(ess((halves <= low).astype(float)), ess((halves <= high).astype(float)))
     return np.column_stack([r_hat, ess(scores), tail, sd / np.sqrt(ess(halves))])
+
+
+def chance_of_difference(draws: np.ndarray) -> np.ndarray:
+    """Probability that half chains of one distribution differ as much as these in location or in scale.
+
+    The means of rank scores, plain and folded, are compared with their Monte Carlo errors by a chi-squared test. R-hat
+    alone does not tell a difference from chance: with short chains or slow but sound mixing it exceeds any threshold.
+
+    Parameters
+    ----------
+    draws
+        Of shape (parameters, chains, draws), with at least 4 draws.
+    """
+    halves = split(draws)
+    distances = np.abs(halves - np.median(halves, axis=(1, 2), keepdims=True))
+    n, m, length = halves.shape
+    chances = []
+    for scores in (normal_scores(halves), normal_scores(distances)):
+        size = ess(scores.reshape(n * m, 1, length)).reshape(n, m)
+        errors = (scores.var(axis=-1, ddof=1) / size).mean(axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            chances.append(chdtrc(m - 1, (m - 1) * scores.mean(axis=-1).var(axis=-1, ddof=1) / errors))
+    # Two tests were made.
+    return np.minimum(1.0, 2 * np.fmin(*chances))
 
 
 def _quantile(ordered: np.ndarray, probability: float) -> np.ndarray:

@@ -197,6 +197,8 @@ class RunData:
         Attributes of the result.
     settings
         Settings of the sampler: those given, defaults for others.
+    energy_errors
+        Of all divergences after warm-up, also of draws that were not kept; None if the result does not have them.
     """
 
     parameters: Parameters
@@ -204,6 +206,7 @@ class RunData:
     chains: list[int]
     attrs: dict[str, Any]
     settings: dict[str, Any]
+    energy_errors: np.ndarray | None = None
 
     @classmethod
     def read(cls, result: Any, var_names: str | Sequence[str] | None = None) -> RunData:
@@ -227,7 +230,14 @@ class RunData:
             chains=list(labels),
             attrs=attrs,
             settings=_settings(attrs),
+            energy_errors=_energy_errors(group(result, "divergences")),
         )
+
+
+def _energy_errors(divergences: Any) -> np.ndarray | None:
+    if divergences is None or not {"tuning", "energy_error"} <= set(divergences.data_vars):
+        return None
+    return np.asarray(divergences["energy_error"].values)[~np.asarray(divergences["tuning"].values, dtype=bool)]
 
 
 def _settings(attrs: Mapping[str, Any]) -> dict[str, Any]:

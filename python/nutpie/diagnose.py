@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nutpie._checks import FEW_DRAWS, LOG_DENSITY, Case, Problem, bfmi, find_problems
+from nutpie._case import LOG_DENSITY, Case, Problem
+from nutpie._checks import FEW_DRAWS, bfmi, find_problems
 from nutpie._run_data import Parameters, RunData
 
 __all__ = ["Diagnosis", "Problem", "RunTotals", "SamplingWarning", "diagnose", "short_warning", "warn_if_needed"]
@@ -41,7 +43,7 @@ class RunTotals:
     seconds
         Wall time of sampling, warm-up included; None if unknown.
     divergences
-        Divergent draws after warm-up.
+        Divergences after warm-up.
     bfmi
         E-BFMI of each chain.
     max_r_hat, min_ess
@@ -159,10 +161,12 @@ def diagnose(
 
     Looked for are draws that are not finite, chains that are stuck, chains that disagree, high R-hat, small effective
     sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, and too few draws.
-    Parameters whose draws are all equal are left out.
+    Parameters whose draws are all equal are left out. In runs with ``thin=`` E-BFMI is too high, since neighbouring
+    draws are missing.
 
-    R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). R-hat, ESS and
-    E-BFMI are not judged with fewer than 100 draws of each chain.
+    R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
+    judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
+    chains differ no more than their Monte Carlo errors explain, which happens in short runs and with many parameters.
 
     Parameters
     ----------
@@ -225,15 +229,13 @@ def short_warning(result: Any) -> str | None:
     return " ".join([*parts, "See nutpie.diagnose(result)."])
 
 
-def warn_if_needed(result: Any, stacklevel: int = 2) -> None:
-    """Give what `short_warning` says as a `SamplingWarning`.
+def warn_if_needed(result: Any) -> None:
+    """Give what `short_warning` says as a `SamplingWarning`, in the name of the code that called this package.
 
     Parameters
     ----------
     result : arviz.InferenceData or xarray.DataTree
         What `nutpie.sample` is about to return.
-    stacklevel
-        Which caller the warning names, as in `warnings.warn`.
     """
     try:
         message = short_warning(result)
@@ -241,7 +243,16 @@ def warn_if_needed(result: Any, stacklevel: int = 2) -> None:
         # Hours of sampling must not be lost because of a check.
         message = f"The check of the run failed ({type(error).__name__}: {error}); the draws are not affected."
     if message is not None:
-        warnings.warn(message, SamplingWarning, stacklevel=stacklevel + 1)
+        warnings.warn(message, SamplingWarning, stacklevel=_levels_inside() + 1)
+
+
+def _levels_inside() -> int:
+    """Return how many calls inside this package lie between the caller of this function and its user."""
+    package = os.path.dirname(__file__) + os.sep
+    frame, levels = sys._getframe(1), 0
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, levels = frame.f_back, levels + 1
+    return levels
 
 
 def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain: float, min_bfmi: float) -> Case:
@@ -273,7 +284,7 @@ def _totals(case: Case) -> RunTotals:
         tune=None if tune is None else int(tune),
         n_gradients=None if gradients is None else int(gradients),
         seconds=None if seconds is None else float(seconds),
-        divergences=int(stats["diverging"].sum()) if "diverging" in stats else 0,
+        divergences=case.divergences,
         bfmi=tuple(float(v) for v in bfmi(stats["energy"])) if "energy" in stats else (),
         max_r_hat=float(np.fmax.reduce(case.r_hat[indices], initial=np.nan)),
         min_ess=float(np.fmin.reduce(case.least_ess[indices], initial=np.nan)),

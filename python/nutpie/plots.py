@@ -158,13 +158,19 @@ class _PlotData:
 def _final_metric(*datasets: Any) -> np.ndarray | None:
     """Diagonal of the last inverse mass matrix of each chain, (chains, parameters), from where it is stored."""
     for dataset in datasets:
-        if dataset is None or "mass_matrix_inv" not in dataset:
+        if dataset is None or "mass_matrix_inv" not in dataset or not dataset.sizes.get("draw", 0):
             continue
-        values = np.asarray(dataset["mass_matrix_inv"].transpose("chain", "draw", ...).values, dtype=float)
-        known = np.isfinite(values).all(axis=2) if values.ndim == 3 and values.shape[2] else np.zeros((0, 0), bool)
-        if known.size and known.any(axis=1).all():
-            last = known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
-            return values[np.arange(len(values)), last]
+        stored = dataset["mass_matrix_inv"].transpose("chain", "draw", ...)
+        last = np.asarray(stored.isel(draw=-1).values, dtype=float)
+        if last.ndim != 2 or not last.size:
+            continue
+        if np.isfinite(last).all():
+            return last
+        # It may be there for those draws only before which it changed.
+        values = np.asarray(stored.values, dtype=float)
+        known = np.isfinite(values).all(axis=2)
+        if known.any(axis=1).all():
+            return values[np.arange(len(values)), known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)]
     return None
 
 
@@ -224,10 +230,10 @@ def _energy(axes: Axes, data: _PlotData) -> None:
     together = np.concatenate([centred, changes])
     together = together[np.isfinite(together)]
     if together.size < 10 or not np.ptp(together) > 0:
-        _empty(axes, "Energy", "too few draws")
+        _empty(axes, "Energy", "too few draws, or it does not vary")
         return
     low, high = np.quantile(together, [0.001, 0.999])
-    bins = np.linspace(low, high, 50)
+    bins = np.linspace(low, high, 50).tolist()
     axes.hist(centred, bins, density=True, color="#0072B2", alpha=0.45, label="energy of draws, centred")
     axes.hist(changes, bins, density=True, histtype="step", color="#D55E00", lw=1.6, label="change between draws")
     axes.set_yticks([])
@@ -299,7 +305,12 @@ def _ranks(axes: Axes, data: _PlotData, draws: np.ndarray, row: tuple[str, float
     axes.set_ylim(0, 1.1 * top)
     axes.set_title(f"{_shortened(name)}\n", fontsize=9)
     axes.text(
-        0, 1.02, f"ESS {bulk:.0f} / {tail:.0f}, R-hat {r_hat:.3f}", transform=axes.transAxes, fontsize=8, color=GREY
+        0,
+        1.02,
+        f"ESS {bulk:.0f} (tail {tail:.0f}), R-hat {r_hat:.3f}",
+        transform=axes.transAxes,
+        fontsize=8,
+        color=GREY,
     )
     axes.set_xlabel("rank, share of all draws")
     if first:

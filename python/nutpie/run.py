@@ -90,18 +90,16 @@ class _Job:
     def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
         """Show the progress until the end of the run; for one thread, that of the user or one of its own."""
         self.watched_by = threading.get_ident()
-        # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
-        while not self.done.is_set():
-            try:
-                self.done.wait(watcher.interval)
-                if watcher.poll():
-                    self.control.stop()
-            except KeyboardInterrupt:
-                on_interrupt()
         try:
+            # Not `thread.join`: when an interrupt hits it, Python 3.11 takes the thread for finished.
+            while not self.done.is_set():
+                try:
+                    self.done.wait(watcher.interval)
+                    if watcher.poll():
+                        self.control.stop()
+                except KeyboardInterrupt:
+                    on_interrupt()
             watcher.finish()
-        except KeyboardInterrupt:
-            on_interrupt()
         finally:
             self.error = self.error or watcher.error
             self.watched.set()
@@ -282,7 +280,7 @@ class SamplingRun:
         if job.error is not None and not job.chains:
             raise job.error
         chains, job.chains = job.chains, []
-        lengths = [chain["draws"] - chain["warmup"] for chain in chains]
+        lengths = [sum(draws for draws, _ in chain["blocks"]) - chain["warmup"] for chain in chains]
         result = self._build(chains)
         if job.error is not None:
             with contextlib.suppress(AttributeError, TypeError):
@@ -296,7 +294,7 @@ class SamplingRun:
                 stacklevel=4,
             )
         elif self._check and all(chain.finished_draws == chain.total_draws for chain in job.progress()):
-            warn_if_needed(result, stacklevel=4)
+            warn_if_needed(result)
         return result
 
     def _build(self, traces: list[dict[str, Any]]) -> Any:

@@ -190,7 +190,7 @@ def sample(
     }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
-    display = make_display(progress_bar, tune=plan.tune)
+    display = make_display(progress_bar, tune=plan.tune, background=not blocking)
     run = SamplingRun(
         compiled_model,
         starts,

@@ -109,15 +109,13 @@ class ChainDraws:
     @classmethod
     def from_core(cls, chain: int, trace: dict[str, Any], n_dim: int) -> ChainDraws:
         """Take the arrays out of what `nutpie._lib.sample` gives for a chain."""
-        draws = trace["draws"]
-
-        def rows(name: str, columns: int) -> Any:
-            flat = trace.pop(name)
-            return flat.reshape(draws, columns) if flat.size == draws * columns else None
-
-        stats = rows("stats", len(_lib.statistics()))
-        block = Block(rows("positions", n_dim), stats, rows("gradients", n_dim), rows("metrics", n_dim))
-        return cls(chain, trace["warmup"], [block], trace["n_gradients"], trace["divergences"])
+        columns = (n_dim, len(_lib.statistics()), n_dim, n_dim)
+        blocks, parts = [], trace.pop("blocks")
+        # One by one out of the list, so that nothing else refers to the arrays.
+        for draws, arrays in (parts.pop(0) for _ in range(len(parts))):
+            rows = [a.reshape(draws, n) if a.size == draws * n else None for a, n in zip(arrays, columns, strict=True)]
+            blocks.append(Block(*rows))
+        return cls(chain, trace["warmup"], blocks, trace["n_gradients"], trace["divergences"])
 
     @property
     def n_draws(self) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nutpie.progress.chain import ChainProgress
-from nutpie.progress.notebook import html_table
-from nutpie.progress.summary import Tracker
+
+if TYPE_CHECKING:
+    from nutpie.progress.summary import Summary
 
 __all__ = ["MarimoDisplay", "create_replace"]
 
@@ -20,20 +21,24 @@ class MarimoDisplay:
     interval = 0.3
 
     def __init__(self) -> None:
+        from nutpie.progress.summary import Tracker  # here, because `nutpie.sample` imports this module
+
         self._tracker = Tracker()
         self._replace = create_replace()
 
     def update(self, chains: Sequence[ChainProgress]) -> None:
         """Replace the table."""
-        self._show(html_table(self._tracker.summary(chains)))
+        self._show(self._tracker.summary(chains))
 
     def close(self, chains: Sequence[ChainProgress]) -> None:
         """Replace the table a last time."""
-        self._show(html_table(self._tracker.summary(chains, closed=True)))
+        self._show(self._tracker.summary(chains, closed=True))
 
-    def _show(self, html: str) -> None:
+    def _show(self, summary: Summary) -> None:
+        from nutpie.progress.notebook import html_table
+
         if self._replace is not None:
-            self._replace(sys.modules["marimo"].Html(html))
+            self._replace(sys.modules["marimo"].Html(html_table(summary)))
 
 
 def create_replace() -> Callable[[object], None] | None:

@@ -41,6 +41,8 @@ Callback = Callable[[list[ChainProgress]], object]
 class Watcher:
     """Shows the progress and calls the user's function; belongs to the thread that waits for the run.
 
+    That thread calls `start`, then `poll` again and again, and in any case `finish`.
+
     Parameters
     ----------
     read
@@ -88,6 +90,7 @@ class Watcher:
         self._next_call = now + self._callback_interval
         if self._display is not None:
             self._show(self._display.update, self._read())
+            self._next_display = now + self._interval_of_display
 
     def poll(self) -> bool:
         """Do what is due.
@@ -101,9 +104,12 @@ class Watcher:
         show = self._display is not None and now >= self._next_display
         call = self._callback is not None and self.error is None and now >= self._next_call
         if show or call:
+            before = time.thread_time()  # of the processor: waiting for a slow terminal holds no chain up
             chains = self._read()
             if self._display is not None and show:
                 self._show(self._display.update, chains)
+                pause = max(self._interval_of_display, (time.thread_time() - before) / DISPLAY_SHARE)
+                self._next_display = now + pause
             if call:
                 self._call(chains)
                 # From when it was due, so that calls do not drift; but after a slow one there is a pause.
@@ -115,27 +121,23 @@ class Watcher:
     def finish(self) -> None:
         """Show the last state and call the callback a last time, after the chains ended."""
         chains = self._read()
+        display, self._display = self._display, None
         try:
-            if self._display is not None:
-                self._show(self._display.close, chains)
-        finally:
-            self._display = None
-        if self._callback is not None and self.error is None:
-            self._call(chains)
+            if display is not None:
+                self._show(display.close, chains)
+            if self._callback is not None and self.error is None:
+                self._call(chains)
+        except KeyboardInterrupt as error:  # the run cannot be stopped any more; the draws come with the exception
+            self.error = error
 
     def _show(self, action: Callable[[Sequence[ChainProgress]], Any], chains: Sequence[ChainProgress]) -> None:
         """Update the display. If that fails, as when a terminal is closed, the run goes on without it."""
-        before = time.thread_time()  # of the processor: waiting for a terminal holds nobody up
         try:
             action(chains)
         except Exception as error:
             self._display = None
             if not isinstance(error, OSError | ValueError):  # which mean that the stream is gone
                 logging.getLogger("nutpie").warning("the progress display failed and is off", exc_info=True)
-        else:
-            cost = time.thread_time() - before
-            pause = max(self._interval_of_display, cost / DISPLAY_SHARE)
-            self._next_display = time.monotonic() + pause
 
     def _call(self, chains: Sequence[ChainProgress]) -> None:
         assert self._callback is not None

@@ -36,8 +36,8 @@ fn draws_do_not_depend_on_the_number_of_threads() {
         assert_eq!(one.chains, many.chains);
         assert_eq!(one.n_gradients, many.n_gradients);
     }
-    assert_eq!(one.chains[0].draws, 180);
-    assert_ne!(one.chains[0].positions, one.chains[1].positions);
+    assert_eq!(one.chains[0].draws(), 180);
+    assert_ne!(one.chains[0].blocks, one.chains[1].blocks);
 }
 
 #[test]
@@ -103,8 +103,8 @@ fn a_fatal_error_ends_the_run_and_keeps_the_draws() {
     let density = || Box::new(OnHost::new(Breaks(2_000))) as Box<dyn Density>;
     let output = execute(&settings, 1, &density);
     assert!(matches!(&output.error, Some(Error::Density(e)) if e.to_string() == "broken"));
-    assert!(output.chains[0].draws > 50);
-    assert_eq!(output.chains[0].positions.len(), output.chains[0].draws * DIM);
+    assert!(output.chains[0].draws() > 50);
+    assert_eq!(output.chains[0].flat(|block| &block.positions).len(), output.chains[0].draws() * DIM);
 }
 
 #[test]
@@ -138,10 +138,10 @@ fn dimension_zero_and_no_draws_are_fine() {
     };
     let output = run.execute(&Control::new(2));
     assert!(output.error.is_none());
-    assert_eq!(output.chains[1].draws, 10);
+    assert_eq!(output.chains[1].draws(), 10);
     let none = Settings { tune: 0, draws: 0, ..Settings::default() };
     let output = Run { settings: &none, ..run }.execute(&Control::new(2));
-    assert!(output.error.is_none() && output.chains[0].draws == 0);
+    assert!(output.error.is_none() && output.chains[0].draws() == 0);
 }
 
 #[test]
@@ -170,13 +170,13 @@ fn a_paused_run_can_be_looked_at_and_goes_on() {
         control.pause();
         let traces = control.traces();
         for (part, all) in traces.iter().zip(&whole.chains) {
-            assert!(all.positions.starts_with(&part.positions) && all.stats.starts_with(&part.stats));
+            assert!(all.flat(|block| &block.positions).starts_with(&part.flat(|block| &block.positions)));
         }
         control.resume();
         worker.join().unwrap()
     });
     assert_eq!(output.chains, whole.chains);
-    assert!(control.traces().iter().all(|trace| trace.draws == 0), "the draws were given away");
+    assert!(control.traces().iter().all(|trace| trace.draws() == 0), "the draws were given away");
 }
 
 #[test]
@@ -195,5 +195,5 @@ fn a_run_that_was_stopped_while_paused_ends() {
         density: &density,
         on_thread: &|work| work(),
     };
-    assert!(run.execute(&control).chains.iter().all(|trace| trace.draws == 0));
+    assert!(run.execute(&control).chains.iter().all(|trace| trace.draws() == 0));
 }

@@ -79,11 +79,11 @@ impl Control {
 fn trace_to_python(py: Python<'_>, trace: ChainTrace) -> PyResult<Bound<'_, PyDict>> {
     let d = PyDict::new(py);
     d.set_item("warmup", trace.warmup)?;
-    d.set_item("draws", trace.draws)?;
-    d.set_item("positions", trace.positions.into_pyarray(py))?;
-    d.set_item("stats", trace.stats.into_pyarray(py))?;
-    d.set_item("gradients", trace.gradients.into_pyarray(py))?;
-    d.set_item("metrics", trace.metrics.into_pyarray(py))?;
+    let blocks = trace.blocks.into_iter().map(|block| {
+        let arrays = [block.positions, block.stats, block.gradients, block.metrics];
+        (block.draws, arrays.map(|numbers| numbers.into_pyarray(py)))
+    });
+    d.set_item("blocks", blocks.collect::<Vec<_>>())?;
     let divergences = trace.divergences.into_iter().map(|found| {
         let points = found.points.map(|point| point.into_pyarray(py));
         (found.draw, found.tuning, found.energy, found.energy_error, points)

@@ -21,28 +21,83 @@ pub struct Divergent {
     pub points: [Vec<f64>; 4],
 }
 
+/// Bytes of a block of draws. Whoever takes the draws over frees them block by block.
+const BLOCK_BYTES: usize = 8 << 20;
+
+/// Consecutive draws of one chain. The numbers of a draw follow those of the draw before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DrawBlock {
+    /// Number of draws.
+    pub draws: usize,
+    /// Unconstrained positions.
+    pub positions: Vec<f64>,
+    /// Statistics.
+    pub stats: Vec<f64>,
+    /// Gradients, if they are kept.
+    pub gradients: Vec<f64>,
+    /// Diagonals of the inverse mass matrix, if they are kept.
+    pub metrics: Vec<f64>,
+}
+
+impl DrawBlock {
+    fn new(draws: usize, dim: usize, n_stats: usize, keep: Keep) -> Result<Self> {
+        let mut block = DrawBlock::default();
+        let columns = [
+            (&mut block.positions, dim),
+            (&mut block.stats, n_stats),
+            (&mut block.gradients, if keep.gradient { dim } else { 0 }),
+            (&mut block.metrics, if keep.metric { dim } else { 0 }),
+        ];
+        for (numbers, columns) in columns {
+            reserve(numbers, draws, columns)?;
+        }
+        Ok(block)
+    }
+
+    fn append(&mut self, record: &Record<'_>, dim: usize, keep: Keep) -> Result<()> {
+        append_row(&mut self.positions, record.dev, record.phase.x, record.row, dim)?;
+        if keep.gradient {
+            append_row(&mut self.gradients, record.dev, record.phase.g, record.row, dim)?;
+        }
+        if keep.metric {
+            let [inv_mass, _] = record.metric.bufs();
+            append_row(&mut self.metrics, record.dev, inv_mass, record.index, dim)?;
+        }
+        self.stats.extend_from_slice(record.stats);
+        self.draws += 1;
+        Ok(())
+    }
+}
+
 /// The draws of one chain.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChainTrace {
     /// Number of draws kept that belong to the warm-up; they come first.
     pub warmup: usize,
-    /// Number of draws kept.
-    pub draws: usize,
-    /// Unconstrained positions, one draw after the other.
-    pub positions: Vec<f64>,
-    /// Statistics, one draw after the other.
-    pub stats: Vec<f64>,
-    /// Gradients, one draw after the other, if they are kept.
-    pub gradients: Vec<f64>,
-    /// Diagonals of the inverse mass matrix, one draw after the other, if they are kept.
-    pub metrics: Vec<f64>,
+    /// The draws kept, in order.
+    pub blocks: Vec<DrawBlock>,
     /// All divergences, of draws that are not kept too.
     pub divergences: Vec<Divergent>,
+}
+
+impl ChainTrace {
+    /// Number of draws kept.
+    pub fn draws(&self) -> usize {
+        self.blocks.iter().map(|block| block.draws).sum()
+    }
+
+    /// Some numbers of all draws, one draw after the other.
+    pub fn flat(&self, of: impl Fn(&DrawBlock) -> &Vec<f64>) -> Vec<f64> {
+        self.blocks.iter().flat_map(|block| of(block).iter().copied()).collect()
+    }
 }
 
 /// Keeps the draws of one chain.
 pub struct MemoryStore {
     trace: ChainTrace,
+    /// Index of the block under way, and draws that a block has room for.
+    current: usize,
+    per_block: usize,
     dim: usize,
     keep: Keep,
 }
@@ -50,19 +105,30 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// Room for `tune` warm-up draws, if they are to be kept, and `draws` others.
     pub fn new(dim: usize, n_stats: usize, tune: u64, draws: u64, keep: Keep) -> Result<Self> {
+        Self::with_blocks(BLOCK_BYTES, dim, n_stats, tune, draws, keep)
+    }
+
+    fn with_blocks(
+        bytes: usize,
+        dim: usize,
+        n_stats: usize,
+        tune: u64,
+        draws: u64,
+        keep: Keep,
+    ) -> Result<Self> {
         let thinned = |draws: u64| draws.div_ceil(keep.thin.max(1));
         let rows = thinned(draws).saturating_add(if keep.warmup { thinned(tune) } else { 0 });
-        let mut trace = ChainTrace::default();
-        let columns = [
-            (&mut trace.positions, dim),
-            (&mut trace.stats, n_stats),
-            (&mut trace.gradients, if keep.gradient { dim } else { 0 }),
-            (&mut trace.metrics, if keep.metric { dim } else { 0 }),
-        ];
-        for (numbers, columns) in columns {
-            reserve(numbers, rows, columns)?;
+        let mut left = usize::try_from(rows).map_err(|_| too_many(rows, dim))?;
+        let per_block = (bytes / (size_of::<f64>() * (dim + n_stats))).max(1);
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(left.div_ceil(per_block)).map_err(|_| too_many(rows, dim))?;
+        while left > 0 {
+            let draws = left.min(per_block);
+            blocks.push(DrawBlock::new(draws, dim, n_stats, keep)?);
+            left -= draws;
         }
-        Ok(MemoryStore { trace, dim, keep })
+        let trace = ChainTrace { warmup: 0, blocks, divergences: Vec::new() };
+        Ok(MemoryStore { trace, current: 0, per_block, dim, keep })
     }
 
     /// The draws so far.
@@ -72,7 +138,9 @@ impl MemoryStore {
 
     /// Give the draws away.
     pub fn take(&mut self) -> ChainTrace {
-        std::mem::take(&mut self.trace)
+        let mut trace = std::mem::take(&mut self.trace);
+        trace.blocks.retain(|block| block.draws > 0);
+        trace
     }
 
     fn note_divergence(&mut self, record: &Record<'_>) -> Result<()> {
@@ -93,16 +161,17 @@ impl MemoryStore {
     }
 }
 
-fn reserve(v: &mut Vec<f64>, rows: u64, columns: usize) -> Result<()> {
-    usize::try_from(rows)
-        .ok()
-        .and_then(|rows| rows.checked_mul(columns))
+fn too_many(draws: impl std::fmt::Display, columns: usize) -> Error {
+    Error::Device(format!(
+        "out of memory: {draws} draws of {columns} numbers do not fit; ask for fewer draws, or thin them"
+    ))
+}
+
+fn reserve(v: &mut Vec<f64>, draws: usize, columns: usize) -> Result<()> {
+    draws
+        .checked_mul(columns)
         .and_then(|n| v.try_reserve_exact(n).ok())
-        .ok_or_else(|| {
-            Error::Device(format!(
-                "out of memory: {rows} draws of {columns} numbers do not fit; ask for fewer draws, or thin them"
-            ))
-        })
+        .ok_or_else(|| too_many(draws, columns))
 }
 
 fn append_row(to: &mut Vec<f64>, dev: &dyn Device, buf: Buf, index: usize, dim: usize) -> Result<()> {
@@ -119,18 +188,14 @@ impl Store for MemoryStore {
         if skipped {
             return Ok(());
         }
-        let (trace, dim) = (&mut self.trace, self.dim);
-        append_row(&mut trace.positions, record.dev, record.phase.x, record.row, dim)?;
-        if self.keep.gradient {
-            append_row(&mut trace.gradients, record.dev, record.phase.g, record.row, dim)?;
+        if self.trace.blocks.get(self.current).is_some_and(|block| block.draws >= self.per_block) {
+            self.current += 1;
         }
-        if self.keep.metric {
-            let [inv_mass, _] = record.metric.bufs();
-            append_row(&mut trace.metrics, record.dev, inv_mass, record.index, dim)?;
-        }
-        trace.stats.extend_from_slice(record.stats);
-        trace.draws += 1;
-        trace.warmup += usize::from(record.tuning);
+        let Some(block) = self.trace.blocks.get_mut(self.current) else {
+            return Err(Error::State("a draw more than there is room for".into()));
+        };
+        block.append(record, self.dim, self.keep)?;
+        self.trace.warmup += usize::from(record.tuning);
         Ok(())
     }
 }
@@ -153,7 +218,8 @@ mod tests {
         let phase = Phase::alloc(&mut dev, 2, 1).unwrap();
         let metric = Metric::alloc_diag(&mut dev, 1, 1).unwrap();
         dev.write(Row { buf: metric.bufs()[0], index: 0 }, &[7.0]).unwrap();
-        let mut store = MemoryStore::new(1, 1, tune, draws, keep).unwrap();
+        // Two draws in a block.
+        let mut store = MemoryStore::with_blocks(32, 1, 1, tune, draws, keep).unwrap();
         for draw in 0..tune + draws {
             dev.write(Row { buf: phase.x, index: 1 }, &[draw as f64]).unwrap();
             dev.write(Row { buf: phase.g, index: 1 }, &[-(draw as f64)]).unwrap();
@@ -184,19 +250,27 @@ mod tests {
         store.take()
     }
 
+    fn positions(trace: &ChainTrace) -> Vec<f64> {
+        trace.flat(|block| &block.positions)
+    }
+
     #[test]
     fn keeps_what_is_asked_for() {
         let all = stored(3, 4, Keep::default());
-        assert_eq!((all.warmup, all.draws, all.positions.len(), all.stats.len()), (3, 7, 7, 7));
-        assert!(all.gradients.is_empty() && all.metrics.is_empty());
+        assert_eq!((all.warmup, all.draws()), (3, 7));
+        assert_eq!(all.blocks.iter().map(|block| block.draws).collect::<Vec<_>>(), [2, 2, 2, 1]);
+        assert_eq!(positions(&all), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(all.flat(|block| &block.stats).len(), 7);
+        assert!(all.blocks.iter().all(|block| block.gradients.is_empty() && block.metrics.is_empty()));
         let thinned = stored(3, 5, Keep { thin: 2, gradient: true, metric: true, ..Keep::default() });
-        assert_eq!(thinned.positions, [0.0, 2.0, 3.0, 5.0, 7.0]);
-        assert_eq!(thinned.gradients, [0.0, -2.0, -3.0, -5.0, -7.0]);
-        assert_eq!(thinned.metrics, [7.0; 5]);
+        assert_eq!(positions(&thinned), [0.0, 2.0, 3.0, 5.0, 7.0]);
+        assert_eq!(thinned.flat(|block| &block.gradients), [0.0, -2.0, -3.0, -5.0, -7.0]);
+        assert_eq!(thinned.flat(|block| &block.metrics), [7.0; 5]);
         assert_eq!(thinned.warmup, 2);
         let after = stored(3, 4, Keep { warmup: false, ..Keep::default() });
-        assert_eq!(after.positions, [3.0, 4.0, 5.0, 6.0]);
-        assert!(after.positions.capacity() < 7, "no room for the warm-up");
+        assert_eq!(positions(&after), [3.0, 4.0, 5.0, 6.0]);
+        let room: usize = after.blocks.iter().map(|block| block.positions.capacity()).sum();
+        assert!(room < 7, "no room for the warm-up");
     }
 
     #[test]

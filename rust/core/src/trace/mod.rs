@@ -2,7 +2,7 @@
 
 mod memory;
 
-pub use memory::{ChainTrace, Divergent, MemoryStore};
+pub use memory::{ChainTrace, Divergent, DrawBlock, MemoryStore};
 
 use crate::device::{Device, Metric, Phase};
 use crate::error::Result;

@@ -1,0 +1,1 @@
+"""Front ends: a module for each kind of model."""

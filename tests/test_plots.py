@@ -1,0 +1,136 @@
+"""`nutpie.plot_run`."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from simple_model import NormalModel
+from synthetic import CONTAINER, autoregressive, clean_arrays, result_of
+
+import nutpie
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def _no_window():
+    from matplotlib import pyplot as plt
+
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+def titles(figure):
+    figure.canvas.draw()
+    return [axes.get_title(loc="left").strip() for axes in figure.axes]
+
+
+def panel(figure, start):
+    (axes,) = [a for a in figure.axes if a.get_title(loc="left").startswith(start)]
+    return axes
+
+
+@pytest.mark.parametrize("container", sorted({CONTAINER, "DataTree"}))
+def test_panels(container):
+    posterior, stats = clean_arrays()
+    posterior["tau"] = autoregressive(np.random.default_rng(1), (4, 1000), 0.99)
+    figure = nutpie.plot_run(result_of(posterior, stats, container=container))
+    shown = titles(figure)
+    assert [t.split(":")[0] for t in shown[:4]] == ["Step size", "Depth of trajectories", "Energy", "Log density"]
+    assert shown[4] == "tau"
+    assert len(shown) == 8
+    assert "20,000 gradients" in figure.get_suptitle()
+    assert "2 problems" in figure.get_suptitle()
+
+
+def test_what_is_drawn_is_in_the_result(tmp_path):
+    result = nutpie.sample(NormalModel(6), draws=300, tune=200, seed=1, progress_bar=False)
+    figure = nutpie.plot_run(result)
+    figure.savefig(tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 30_000
+
+    lines = panel(figure, "Log density").lines
+    assert len(lines) == 4
+    drawn = lines[2].get_xydata()
+    np.testing.assert_array_equal(drawn[:, 0], np.arange(-200, 300))
+    np.testing.assert_array_equal(drawn[200:, 1], result.sample_stats["logp"][2])
+    np.testing.assert_array_equal(drawn[:200, 1], result.warmup_sample_stats["logp"][2])
+
+    heights = [bar.get_height() for bar in panel(figure, "Depth").patches]
+    assert sum(heights) == pytest.approx(4)
+    steps = float(result.sample_stats["n_steps"].mean())
+    assert f"{steps:.1f} steps per draw" in panel(figure, "Depth").get_title(loc="left")
+    # Each chain has the same number of draws, so that heights of the ranks have a mean of one.
+    for patch in figure.axes[-1].patches:
+        if hasattr(patch, "get_data"):
+            assert patch.get_data().values.mean() == pytest.approx(1)
+
+
+def test_metric_is_the_last_one_that_is_known():
+    posterior, stats = clean_arrays(draws=200)
+    metric = np.full((4, 100, 3), np.nan)
+    metric[:, 40] = 7.0
+    metric[:, 90] = [[3.0, 1.0, 2.0]]
+    warmup = {name: values[:, :100] for name, values in stats.items()} | {"mass_matrix_inv": metric}
+    figure = nutpie.plot_run(result_of(posterior, stats, warmup=warmup))
+    points = panel(figure, "Metric").collections
+    assert len(points) == 4
+    np.testing.assert_array_equal(points[0].get_offsets(), [[0, 1], [1, 2], [2, 3]])
+    # Draws after warm-up that have it come first.
+    stats["mass_matrix_inv"] = np.full((4, 200, 3), 5.0)
+    figure = nutpie.plot_run(result_of(posterior, stats, warmup=warmup))
+    np.testing.assert_array_equal(panel(figure, "Metric").collections[0].get_offsets()[:, 1], [5, 5, 5])
+
+
+def test_divergent_draws_are_marked():
+    posterior, stats = clean_arrays()
+    stats["diverging"][1, [10, 500]] = True
+    axes = panel(nutpie.plot_run(result_of(posterior, stats)), "Log density")
+    np.testing.assert_array_equal(axes.collections[-1].get_offsets()[:, 0], [10, 500])
+    assert "2 divergent draws" in axes.texts[0].get_text()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"draws": 0},
+        {"draws": 0, "save_warmup": False},
+        {"draws": 1},
+        {"draws": 3, "chains": 1},
+        {"draws": 20, "tune": 0},
+        {"draws": 100, "chains": 12},
+        {"draws": 100, "save_warmup": False},
+    ],
+)
+def test_small_and_large_runs(settings):
+    result = nutpie.sample(NormalModel(3), **{"tune": 30, "seed": 1, "progress_bar": False, "check": False} | settings)
+    assert len(titles(nutpie.plot_run(result))) >= 5
+
+
+def test_without_parameters_and_without_statistics():
+    assert "Ranks" in titles(nutpie.plot_run(nutpie.sample(NormalModel(0), draws=50, tune=10, progress_bar=False)))
+    figure = nutpie.plot_run(result_of(clean_arrays()[0], None))
+    assert [t.get_text() for t in figure.axes[0].texts] == ["not in the result"]
+    assert "mu" in titles(figure)
+
+
+def test_variables_are_chosen_by_name():
+    result = result_of(*clean_arrays())
+    assert titles(nutpie.plot_run(result, var_names="tau"))[4:] == ["tau"]
+    with pytest.raises(ValueError, match="did you mean 'theta'"):
+        nutpie.plot_run(result, var_names="teta")
+
+
+def test_settings_of_the_user_stay_as_they_are():
+    before = dict(matplotlib.rcParams)
+    nutpie.plot_run(result_of(*clean_arrays(draws=100)))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'pip install "nutpie\[plots\]"'):
+        nutpie.plot_run(result_of(*clean_arrays(draws=100)))
