@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints%s.txt" % ("-py313" if sys.version_info > (3, 12) else ""))')
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
 .PHONY: demo docs test wheel test-pymc6 test-statistical mutants lint format bench bench-peers clean
@@ -22,8 +23,8 @@ wheel: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --target build/site build/wheel/nutpie-*-cp311-abi3-*.whl
 	PYTHONPATH=build/site $(BIN)/python -m pytest --quiet tests/test_abi.py tests/test_sample.py
 
-# The tests with PyMC 6 and ArviZ 1, which need Python >= 3.12 (scripts/python313 finds or makes one): of the wheel, in a
-# copy of this folder without the package's sources.
+# The tests and the examples of the documentation with PyMC 6 and ArviZ 1, which need Python >= 3.12: of the wheel, in a
+# copy of this folder without the package's sources. scripts/python313 finds that Python, or makes one.
 test-pymc6: wheel
 	rm -rf build/pymc6 && mkdir build/pymc6
 	tar -c --exclude=./python --exclude=./target --exclude=./build/* --exclude=./.git --exclude=./.venv --exclude=.envs . \
@@ -32,7 +33,8 @@ test-pymc6: wheel
 	scripts/python313 build/pymc6 bash -ec '\
 		pip install --quiet --constraint constraints-py313.txt "$$(ls ./nutpie-*.whl)[test]"; \
 		pip install --quiet --no-deps --force-reinstall ./nutpie-*.whl; \
-		python -m pytest'
+		python -m pytest; \
+		cd examples && ls ../docs/*.md | xargs -P 2 -I{} python ../scripts/docs/execute.py {} "$$(mktemp -d)"'
 
 # The documentation in site/. All its examples are run; one that fails, and a link that leads nowhere, are errors.
 docs: $(VENV)/.installed
@@ -67,10 +69,10 @@ bench-peers: $(VENV)/.installed
 	$(BIN)/python benches/peers/setup_envs.py
 	$(BIN)/python benches/peers/run.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(RUST)
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(RUST)
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs, or your system's package rustc >= 1.89"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
 clean:
