@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import arviz as az
+import xarray as xr
+
+
+def make_result(groups: dict[str, xr.Dataset]) -> Any:
+    """Put together an object of ArviZ's type, without this package."""
+    # ArviZ 1 answers to the name of the old class, but does not have it.
+    return az.InferenceData(**groups) if "InferenceData" in vars(az) else xr.DataTree.from_dict(groups)
+
+
+def elpd(table: Any) -> Any:
+    """Take the expected log predictive density of what ``az.loo`` or ``az.compare`` returns."""
+    return table.elpd if hasattr(table, "elpd") else table.elpd_loo
+
 
 def group_names(result: Any) -> set[str]:
     """Names of the groups of an ``arviz.InferenceData`` or an ``xarray.DataTree``."""
