@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nutpie._caller import levels_inside
 from nutpie._case import LOG_DENSITY, Case, Problem
 from nutpie._checks import FEW_DRAWS, bfmi, find_problems
 from nutpie._run_data import Parameters, RunData
@@ -243,16 +243,7 @@ def warn_if_needed(result: Any) -> None:
         # Hours of sampling must not be lost because of a check.
         message = f"The check of the run failed ({type(error).__name__}: {error}); the draws are not affected."
     if message is not None:
-        warnings.warn(message, SamplingWarning, stacklevel=_levels_inside() + 1)
-
-
-def _levels_inside() -> int:
-    """Return how many calls inside this package lie between the caller of this function and its user."""
-    package = os.path.dirname(__file__) + os.sep
-    frame, levels = sys._getframe(1), 0
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
-        frame, levels = frame.f_back, levels + 1
-    return levels
+        warnings.warn(message, SamplingWarning, stacklevel=levels_inside() + 1)
 
 
 def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain: float, min_bfmi: float) -> Case:

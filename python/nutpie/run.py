@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie import _lib
+from nutpie._caller import levels_inside
 from nutpie.diagnose import warn_if_needed
 from nutpie.progress import ChainProgress, Watcher
 
@@ -291,7 +292,7 @@ class SamplingRun:
             warnings.warn(
                 f"sampling was {self._stopped}; draws after warm-up by chain: {lengths}. "
                 "Chains are cut to a common length.",
-                stacklevel=4,
+                stacklevel=levels_inside() + 1,
             )
         elif self._check and all(chain.finished_draws == chain.total_draws for chain in job.progress()):
             warn_if_needed(result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -113,7 +115,9 @@ class ChainDraws:
         blocks, parts = [], trace.pop("blocks")
         # One by one out of the list, so that nothing else refers to the arrays.
         for draws, arrays in (parts.pop(0) for _ in range(len(parts))):
-            rows = [a.reshape(draws, n) if a.size == draws * n else None for a, n in zip(arrays, columns, strict=True)]
+            rows: list[Any] = [
+                a.reshape(draws, n) if a.size == draws * n else None for a, n in zip(arrays, columns, strict=True)
+            ]
             blocks.append(Block(*rows))
         return cls(chain, trace["warmup"], blocks, trace["n_gradients"], trace["divergences"])
 
@@ -121,6 +125,10 @@ class ChainDraws:
     def n_draws(self) -> int:
         """Draws that are still in ``blocks``."""
         return sum(map(len, self.blocks))
+
+    def without(self, taken: int) -> ChainDraws:
+        """Return the chain as if the draws that were taken out of ``blocks`` had not been made."""
+        return dataclasses.replace(self, warmup=max(self.warmup - taken, 0))
 
 
 @dataclass(frozen=True)
@@ -206,25 +214,50 @@ def build_result(
     -------
     arviz.InferenceData or xarray.DataTree
         The first with ArviZ 0.x, the second with later ones.
+
+    Raises
+    ------
+    Exception
+        What the model raises when variables are computed from draws. Its attribute ``partial_trace`` has the draws on
+        the unconstrained scale.
     """
     attrs = _attributes(chains, info)
     divergences = _divergences(model, chains, info)
-    tables = [
-        _Table(source, part)
-        for part in _parts(chains, save_warmup=bool(info.keep["warmup"]))
-        for source in _sources(model, info, pointwise or {})
-        if source.warmup or not part.prefix
-    ]
-    for chain in chains:
-        _fill(tables, chain)
-    groups = {table.name: table.dataset(model).assign_attrs(attrs) for table in tables}
-    groups["initial_points"] = _initial_points(model, info).assign_attrs(attrs)
+    made = [chain.n_draws for chain in chains]
+    try:
+        groups = _draw_groups(model, chains, info, _sources(model, info, pointwise or {}))
+        groups["initial_points"] = _initial_points(model, info)
+    except Exception as error:
+        left = [c.without(n - c.n_draws) for c, n in zip(chains, made, strict=True)]
+        plain = _draw_groups(model, left, info, [_statistics_source(model, info), _unconstrained_source(model)])
+        with contextlib.suppress(AttributeError, TypeError):
+            error.partial_trace = _assemble(plain)  # type: ignore[attr-defined]
+        error.add_note(
+            "nutpie: the model could not compute its variables from the draws, which are, on the unconstrained scale, "
+            "in the attribute `partial_trace` of this exception"
+        )
+        raise
+    groups = {name: group.assign_attrs(attrs) for name, group in groups.items()}
     if divergences is not None:
         groups["divergences"] = divergences.assign_attrs(attrs)
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays).assign_attrs(attrs)
     return _assemble(groups)
+
+
+def _draw_groups(
+    model: CompiledModel, chains: Sequence[ChainDraws], info: RunInfo, sources: Sequence[_Source]
+) -> dict[str, Any]:
+    tables = [
+        _Table(source, part)
+        for part in _parts(chains, save_warmup=bool(info.keep["warmup"]))
+        for source in sources
+        if source.warmup or not part.prefix
+    ]
+    for chain in chains:
+        _fill(tables, chain)
+    return {table.name: table.dataset(model) for table in tables}
 
 
 def _sources(model: CompiledModel, info: RunInfo, pointwise: Mapping[str, PointwiseDensity]) -> list[_Source]:
@@ -235,9 +268,13 @@ def _sources(model: CompiledModel, info: RunInfo, pointwise: Mapping[str, Pointw
         *(_pointwise_source(group, density) for group, density in pointwise.items()),
     ]
     if info.keep.get("unconstrained"):
-        variables = model.unconstrained_variables
-        sources.append(_Source("unconstrained_posterior", variables, lambda block: _split(block.positions, variables)))
+        sources.append(_unconstrained_source(model))
     return sources
+
+
+def _unconstrained_source(model: CompiledModel) -> _Source:
+    variables = model.unconstrained_variables
+    return _Source("unconstrained_posterior", variables, lambda block: _split(block.positions, variables))
 
 
 def _statistics_source(model: CompiledModel, info: RunInfo) -> _Source:
@@ -339,10 +376,12 @@ class _Table:
 def _fill(tables: Sequence[_Table], chain: ChainDraws) -> None:
     at = 0
     while chain.blocks:
-        block = chain.blocks.pop(0)
+        block = chain.blocks[0]
         for table in tables:
             table.fill(chain.chain, at, block)
         at += len(block)
+        # Not before: the model may have raised an exception.
+        del chain.blocks[0], block
 
 
 def _dims(name: str, shape: Sequence[int], dims: Sequence[str]) -> tuple[str, ...]:
