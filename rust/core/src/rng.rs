@@ -53,11 +53,18 @@ fn round_keys(seed: u64) -> [[u32; 2]; ROUNDS] {
 }
 
 #[inline(always)]
-fn philox_one(keys: &[[u32; 2]; ROUNDS], mut c: [u32; 4]) -> [u32; 4] {
+fn philox_one(keys: &[[u32; 2]; ROUNDS], c: [u32; 4]) -> [u32; 4] {
+    philox_wide(keys, c.map(u64::from)).map(|word| word as u32)
+}
+
+/// As 64-bit numbers with upper halves of zero, which is what the vector instruction for products takes and gives.
+#[inline(always)]
+fn philox_wide(keys: &[[u32; 2]; ROUNDS], mut c: [u64; 4]) -> [u64; 4] {
+    const LOW: u64 = u32::MAX as u64;
     for key in keys {
-        let a = u64::from(MULTIPLIER[0]) * u64::from(c[0]);
-        let b = u64::from(MULTIPLIER[1]) * u64::from(c[2]);
-        c = [(b >> 32) as u32 ^ c[1] ^ key[0], b as u32, (a >> 32) as u32 ^ c[3] ^ key[1], a as u32];
+        let a = (c[0] & LOW) * u64::from(MULTIPLIER[0]);
+        let b = (c[2] & LOW) * u64::from(MULTIPLIER[1]);
+        c = [(b >> 32) ^ c[1] ^ u64::from(key[0]), b & LOW, (a >> 32) ^ c[3] ^ u64::from(key[1]), a & LOW];
     }
     c
 }
@@ -150,9 +157,10 @@ fn box_muller(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], first: u32, cos: &mut 
     let (mut for_radius, mut for_angle) = ([0u64; BATCH], [0u64; BATCH]);
     let one_to_two = |bits: u64| f64::from_bits(bits >> 12 | 0x3FF0_0000_0000_0000);
     for i in 0..n {
-        let w = philox_one(keys, [first.wrapping_add(i as u32), fixed[0], fixed[1], fixed[2]]);
-        for_radius[i] = u64::from(w[0]) << 32 | u64::from(w[1]);
-        for_angle[i] = u64::from(w[2]) << 32 | u64::from(w[3]);
+        let block = u64::from(first.wrapping_add(i as u32));
+        let w = philox_wide(keys, [block, fixed[0].into(), fixed[1].into(), fixed[2].into()]);
+        for_radius[i] = w[0] << 32 | w[1];
+        for_angle[i] = w[2] << 32 | w[3];
     }
     for i in 0..n {
         let radius = (-2.0 * ln(2.0 - one_to_two(for_radius[i]))).sqrt();
