@@ -21,3 +21,25 @@ pub fn ask_for_huge_pages(vector: &Vec<f64>) {
 /// Not on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn ask_for_huge_pages(_vector: &Vec<f64>) {}
+
+/// Take all memory of a vector's capacity from the system at once, which is going to be written soon.
+///
+/// A page at a time, with an exception of the processor for each, costs a tenth of the time of a leapfrog step at 1,000
+/// parameters.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub fn take_pages(vector: &Vec<f64>) {
+    const PAGE: usize = 4096;
+    let start = vector.as_ptr() as usize;
+    let end = (start + vector.capacity() * size_of::<f64>()) / PAGE * PAGE;
+    let start = start.next_multiple_of(PAGE);
+    if start < end {
+        // SAFETY: the range lies within the allocation of the vector, and the advice does not change what is in it. Systems
+        // that do not know it, or have larger pages, refuse it, which does no harm.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+/// Not on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn take_pages(_vector: &Vec<f64>) {}

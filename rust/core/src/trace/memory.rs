@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Keep, Record, Store};
 use crate::device::{Buf, Device, Row};
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// Where and how a trajectory diverged.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,9 @@ impl DrawBlock {
     }
 
     fn append(&mut self, record: &Record<'_>, dim: usize, keep: Keep) -> Result<()> {
+        if self.draws == 0 {
+            memory::take_pages(&self.positions);
+        }
         append_row(&mut self.positions, record.dev, record.phase.x, record.row, dim)?;
         if keep.gradient {
             append_row(&mut self.gradients, record.dev, record.phase.g, record.row, dim)?;
