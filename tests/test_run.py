@@ -70,19 +70,16 @@ def test_pause_and_resume_do_not_change_the_draws():
 
 
 def test_inspect_shows_the_draws_so_far():
-    run = start()
+    # One chain, because of several that differ in speed only those are shown that are far enough.
+    run = start(chains=1, cores=1)
     wait_for_draws(run, 500)
     early = run.inspect()
     assert 0 < early.posterior.sizes["draw"] < 2_000_000
     assert np.isfinite(early.posterior["x"]).all()
     with pytest.warns(UserWarning, match="aborted"):
         late = run.abort()
-    # A chain that is far behind the others is left out.
-    chains = sorted(set(early.posterior["chain"].values) & set(late.posterior["chain"].values))
-    assert chains
-    n = min(early.posterior.sizes["draw"], late.posterior.sizes["draw"])
-    early_x, late_x = (result.posterior["x"].sel(chain=chains)[:, :n] for result in (early, late))
-    np.testing.assert_array_equal(early_x, late_x)
+    n = early.posterior.sizes["draw"]
+    np.testing.assert_array_equal(early.posterior["x"], late.posterior["x"][:, :n])
 
 
 def test_inspect_before_the_first_draw():
