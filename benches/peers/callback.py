@@ -53,6 +53,11 @@ def is_this_package():
     return not nutpie.__version__.startswith("0.")
 
 
+def plain_options():
+    """Keywords without which `nutpie.sample` does more than that of the peer: here, diagnose the draws at the end."""
+    return {"check": False} if is_this_package() else {}
+
+
 def make_model(callback, next_start=None):
     """Model of the installed nutpie whose only variable `x` is the unconstrained vector.
 

@@ -105,7 +105,7 @@ class ConversionClock:
 def measure(dim, draws, tune, seed):
     """Microseconds for each gradient; runs in the environment of a sampler."""
     warnings.simplefilter("ignore")
-    from callback import CountedCallback, is_this_package, make_model
+    from callback import CountedCallback, is_this_package, make_model, plain_options
 
     import nutpie
 
@@ -115,10 +115,7 @@ def measure(dim, draws, tune, seed):
     callback = CountedCallback(standard_normal(dim), dim)
     model = make_model(callback)
     density = density_seconds(callback)
-    options = {"chains": 1, "cores": 1, "progress_bar": False}
-    if ours:
-        # The diagnosis at the end, which the peer does not have, is no part of a leapfrog.
-        options["check"] = False
+    options = {"chains": 1, "cores": 1, "progress_bar": False, **plain_options()}
     # Imports and other first-time work stay out.
     nutpie.sample(model, draws=5, tune=5, seed=seed, **options)
     conversion = ConversionClock(ours)

@@ -3,7 +3,7 @@
 import itertools
 import time
 
-from callback import CountedCallback, is_this_package, make_model
+from callback import CountedCallback, is_this_package, make_model, plain_options
 
 import nutpie
 from runners import Run
@@ -24,7 +24,7 @@ def prepare(workload, settings):
             arguments["init"] = starts
         callback.take_calls()
         begin = time.process_time()
-        result = nutpie.sample(model, seed=seed, progress_bar=False, save_warmup=True, **arguments)
+        result = nutpie.sample(model, seed=seed, progress_bar=False, save_warmup=True, **plain_options(), **arguments)
         cpu_seconds = time.process_time() - begin
         calls = callback.take_calls()
         sampling = int(result.sample_stats["n_steps"].values.sum())
