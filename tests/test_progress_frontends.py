@@ -16,7 +16,8 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 
 PREPARE = f"""\
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore it
 sys.path.insert(0, {str(TESTS)!r})
 import nutpie
 from simple_model import NormalModel
