@@ -19,11 +19,17 @@ fn starts(n: usize) -> Vec<Vec<f64>> {
     (0..n).map(|c| (0..DIM).map(|i| 1.0 + c as f64 - i as f64 * 0.3).collect()).collect()
 }
 
+fn run_of<'a>(
+    settings: &'a Settings,
+    starts: &'a [Vec<f64>],
+    cores: usize,
+    density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
+) -> Run<'a> {
+    Run { settings, starts, keep: Keep::default(), cores, density, on_thread: &|work| work() }
+}
+
 fn execute(settings: &Settings, cores: usize, density: &(dyn Fn() -> Box<dyn Density> + Sync)) -> Output {
-    let starts = starts(5);
-    let run =
-        Run { settings, starts: &starts, keep: Keep::default(), cores, density, on_thread: &|work| work() };
-    run.execute(&Control::new(5))
+    run_of(settings, &starts(5), cores, density).execute(&Control::new(5))
 }
 
 #[test]
@@ -152,14 +158,7 @@ fn a_paused_run_can_be_looked_at_and_goes_on() {
     let (starts, control) = (starts(5), Control::new(5));
     control.pause();
     let made = |control: &Control| control.progress().iter().map(|p| p.finished_draws).sum::<u64>();
-    let run = Run {
-        settings: &settings,
-        starts: &starts,
-        keep: Keep::default(),
-        cores: 2,
-        density: &density,
-        on_thread: &|work| work(),
-    };
+    let run = run_of(&settings, &starts, 2, &density);
     let output = std::thread::scope(|scope| {
         let worker = scope.spawn(|| run.execute(&control));
         assert!(control.paused() && made(&control) == 0);
@@ -187,13 +186,6 @@ fn a_run_that_was_stopped_while_paused_ends() {
     control.pause();
     control.stop();
     control.resume();
-    let run = Run {
-        settings: &settings,
-        starts: &starts,
-        keep: Keep::default(),
-        cores: 2,
-        density: &density,
-        on_thread: &|work| work(),
-    };
+    let run = run_of(&settings, &starts, 2, &density);
     assert!(run.execute(&control).chains.iter().all(|trace| trace.draws() == 0));
 }
