@@ -13,6 +13,7 @@ pub mod estimator;
 pub mod integrate;
 pub mod kernel;
 mod memory;
+pub mod metric;
 pub mod rng;
 pub mod run;
 pub mod settings;
