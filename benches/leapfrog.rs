@@ -10,7 +10,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use nutpie_core::block::Block;
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{Chain, N_STATISTICS};
 use nutpie_core::density::{Failure, HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Device, Leaf, Metric, Moments, Phase, Refresh, Sample, Span, Step};
@@ -72,7 +72,7 @@ fn sampling(dim: usize, tune: u64, draws: u64) -> (f64, f64) {
         let density = Box::new(OnHost::new(Normal(dim)));
         let mut store = MemoryStore::new(dim, N_STATISTICS, tune, draws, Keep::default()).expect("memory");
         let mut block =
-            Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).expect("start");
+            Block::start(Box::new(Cpu::new()), density, &settings, &[Start::at(0, &start)], Pooling::Here).expect("start");
         let clock = Instant::now();
         while !block.done() {
             block.round(&mut store, |_| ()).expect("round");

@@ -2,13 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::DiagAdaptation;
+use std::sync::Arc;
+
+use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
-use crate::device::{Device, Metric, Moments, Phase, Refresh, Row};
+use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
+use crate::device::{Device, Metrics, Moments, Phase, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::{FisherDiag, FisherDiagState};
 use crate::integrate::{Arrival, Batch, Request};
 use crate::kernel::nuts::{Nuts, Outcome};
+use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
 use crate::trace::{Divergence, Kind, Record, Statistic, Store};
@@ -22,7 +26,7 @@ pub struct Arrays {
     /// Points; each chain has a row for each slot of its kernel.
     pub phase: Phase,
     /// Metrics, a row for each chain.
-    pub metric: Metric,
+    pub metrics: Metrics,
     /// Moments, two rows for each chain.
     pub moments: Moments,
 }
@@ -59,15 +63,17 @@ pub struct ChainState {
     pub g: Vec<f64>,
     /// Log density there.
     pub logp: f64,
-    /// The arrays of the metric.
-    pub metric: [Vec<f64>; 2],
-    /// The estimator of the metric.
-    pub estimator: FisherDiagState,
-    /// Step size and schedule.
-    pub adaptation: DiagAdaptation,
+    /// The metric in force.
+    pub metric: Metric,
+    /// Moments of draws and gradients.
+    pub moments: FisherDiagState,
+    /// Step size, schedule and what else the warm-up knows.
+    pub adaptation: Adaptation,
 }
 
 enum Task {
+    /// The chains of the pool must meet before the next draw.
+    Waiting,
     /// A fresh momentum is needed.
     Refresh,
     Search(StepSearch),
@@ -88,21 +94,25 @@ pub struct Chain {
     start_energy: f64,
     step: f64,
     kernel: Nuts,
-    adaptation: DiagAdaptation,
-    estimator: FisherDiag,
+    adaptation: Adaptation,
+    moments: FisherDiag,
+    reservoir: Option<Reservoir>,
+    /// Positions and gradients on the host, of the draw and of a recycled point.
+    host: [Vec<f64>; 4],
     task: Task,
     n_gradients: u64,
+    warmup_gradients: u64,
 }
 
 impl Chain {
     /// Rows of the points that a chain needs.
     pub fn rows(settings: &Settings) -> usize {
-        // A search for a step size wants one point beside the current one.
-        Nuts::slots(&settings.nuts).max(2)
+        // A search for a step size wants one point beside the current one. The last row is for a recycled point.
+        Nuts::slots(&settings.nuts).max(2) + 1
     }
 
-    /// A chain that has no point yet, the `index`-th of its block.
-    pub fn new(settings: &Settings, id: u64, index: usize, arrays: &Arrays) -> Self {
+    /// A chain that has no point yet, the `index`-th of its block and one of `pooled` that warm up together.
+    pub fn new(settings: &Settings, id: u64, index: usize, pooled: usize, arrays: &Arrays) -> Self {
         let key = Key { seed: settings.seed, chain: id as u32, draw: 0 };
         Chain {
             settings: settings.clone(),
@@ -115,10 +125,13 @@ impl Chain {
             start_energy: f64::NAN,
             step: f64::NAN,
             kernel: Nuts::new(&settings.nuts, Stream::new(key, Purpose::Trajectory)),
-            adaptation: DiagAdaptation::new(settings.tune, &settings.adapt),
-            estimator: FisherDiag::new(arrays.moments, index),
+            adaptation: Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt),
+            moments: FisherDiag::new(arrays.moments, index),
+            reservoir: None,
+            host: Default::default(),
             task: Task::Done,
             n_gradients: 0,
+            warmup_gradients: 0,
         }
     }
 
@@ -132,14 +145,48 @@ impl Chain {
         self.n_gradients
     }
 
+    /// Gradients of the warm-up so far.
+    pub fn warmup_gradients(&self) -> u64 {
+        self.warmup_gradients
+    }
+
     /// Step size of the latest draw, jitter included.
     pub fn step_size(&self) -> f64 {
         self.step
     }
 
+    /// Number of warm-up draws, which can grow while it warms up.
+    pub fn tune(&self) -> u64 {
+        self.adaptation.member().map_or(self.settings.tune, Member::tune)
+    }
+
     /// Whether the draw under way belongs to the warm-up.
     pub fn tuning(&self) -> bool {
-        self.draw < self.settings.tune
+        self.draw < self.tune()
+    }
+
+    /// How the chain adapts.
+    pub fn adaptation(&self) -> &Adaptation {
+        &self.adaptation
+    }
+
+    /// Whether the chain waits for the other chains of its pool.
+    pub fn waiting(&self) -> bool {
+        matches!(self.task, Task::Waiting)
+    }
+
+    /// What the chain shares with its pool.
+    pub fn member_mut(&mut self) -> Option<&mut Member> {
+        self.adaptation.member_mut()
+    }
+
+    /// Go on after the pool has met.
+    pub fn after_meeting(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
+            dev.set_metric(&arrays.metrics, self.index, &metric)?;
+        }
+        self.next_task();
+        Ok(())
     }
 
     /// Whether all draws are made.
@@ -152,23 +199,51 @@ impl Chain {
         self.row + self.current
     }
 
-    /// Begin at the current row, where position and gradient are; the first metric comes from that gradient.
-    pub fn start(&mut self, dev: &mut dyn Device, arrays: &Arrays, logp: f64) -> Result<()> {
+    /// Begin at the current row, where position and gradient are, with a metric or that of the gradient.
+    pub fn start(
+        &mut self,
+        dev: &mut dyn Device,
+        arrays: &Arrays,
+        logp: f64,
+        metric: Option<&Arc<Metric>>,
+    ) -> Result<()> {
         self.n_gradients += 1;
         if !logp.is_finite() {
             return Err(Error::Start { chain: self.id });
         }
         self.logp = logp;
         let row = self.current_row();
-        dev.metric_from_gradient(&arrays.metric, self.index, &arrays.phase, row)?;
-        self.estimator.add(dev, &arrays.phase, row)?;
+        match metric {
+            Some(metric) => dev.set_metric(&arrays.metrics, self.index, metric)?,
+            None => dev.metric_from_gradient(&arrays.metrics, self.index, &arrays.phase, row)?,
+        }
+        let metric = Arc::new(dev.metric(&arrays.metrics, self.index)?);
+        self.read_points(dev, arrays, 0, row)?;
+        let Chain { adaptation, moments, host: [x, g, ..], .. } = self;
+        let draw = Draw { point: Some([x, g]), ..Draw::default() };
+        adaptation.start(Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments }, metric)?;
         self.next_task();
         Ok(())
     }
 
+    /// Copy position and gradient of a row to the host.
+    fn read_points(&mut self, dev: &dyn Device, arrays: &Arrays, which: usize, row: usize) -> Result<()> {
+        let [x, g] = [2 * which, 2 * which + 1];
+        for (at, buf) in [(x, arrays.phase.x), (g, arrays.phase.g)] {
+            self.host[at].resize(arrays.dim, 0.0);
+            dev.read(Row { buf, index: row }, &mut self.host[at])?;
+        }
+        Ok(())
+    }
+
     fn next_task(&mut self) {
-        let total = self.settings.tune + self.settings.draws;
-        self.task = if self.draw < total { Task::Refresh } else { Task::Done };
+        let total = self.tune() + self.settings.draws;
+        let waits = self.adaptation.member().is_some_and(Member::is_waiting);
+        self.task = match self.draw < total {
+            true if waits => Task::Waiting,
+            true => Task::Refresh,
+            false => Task::Done,
+        };
     }
 
     fn key(&self) -> Key {
@@ -177,8 +252,8 @@ impl Chain {
 
     /// The fresh momentum that the chain needs now, if it does.
     pub fn refresh(&self) -> Option<Refresh> {
-        let purpose =
-            if self.adaptation.search_pending { Purpose::StepSizeSearch } else { Purpose::Momentum };
+        let searching = self.adaptation.search_from().is_some();
+        let purpose = if searching { Purpose::StepSizeSearch } else { Purpose::Momentum };
         matches!(self.task, Task::Refresh).then(|| Refresh {
             metric: self.index,
             row: self.current_row(),
@@ -190,14 +265,18 @@ impl Chain {
     /// The fresh momentum has this kinetic energy.
     pub fn refreshed(&mut self, kinetic: f64) {
         self.start_energy = kinetic - self.logp;
-        if self.adaptation.search_pending {
-            self.task = Task::Search(StepSearch::new(self.adaptation.settings().initial_step));
+        if let Some(from) = self.adaptation.search_from() {
+            self.task = Task::Search(StepSearch::new(from));
             return;
         }
+        let tuning = self.tuning();
         let jitter = Stream::new(self.key(), Purpose::StepSize).uniform();
-        self.step = self.adaptation.step_size(self.draw, jitter);
+        self.step = self.adaptation.step_size(tuning, jitter);
         let stream = Stream::new(self.key(), Purpose::Trajectory);
-        self.kernel.begin(self.current, self.logp, kinetic, self.step, stream);
+        let max_depth = if tuning { self.adaptation.max_depth(self.draw) } else { None };
+        self.kernel.begin(self.current, self.logp, kinetic, self.step, max_depth, stream);
+        let recycles = tuning && self.adaptation.recycles(self.draw);
+        self.reservoir = recycles.then(|| Reservoir::new(self.key()));
         self.task = Task::Transition;
     }
 
@@ -215,7 +294,7 @@ impl Chain {
                 self.kernel.request(self.index, self.row, batch);
                 true
             }
-            Task::Refresh | Task::Done => false,
+            Task::Waiting | Task::Refresh | Task::Done => false,
         }
     }
 
@@ -238,9 +317,53 @@ impl Chain {
                 }
                 Ok(None)
             }
-            Task::Transition if self.kernel.absorb(arrival) => self.finish_draw(dev, arrays, store).map(Some),
+            Task::Transition => {
+                let complete = self.kernel.absorb(arrival);
+                self.recycle(dev, arrays)?;
+                if complete { self.finish_draw(dev, arrays, store).map(Some) } else { Ok(None) }
+            }
             _ => Ok(None),
         }
+    }
+
+    /// Perhaps keep the latest point of the trajectory, whether it becomes the draw or not.
+    fn recycle(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let Some(reservoir) = &mut self.reservoir else { return Ok(()) };
+        let (slot, index, energy_error) = self.kernel.latest();
+        if reservoir.offer(index, energy_error) {
+            dev.copy_point(&arrays.phase, self.row + slot, self.row + Self::rows(&self.settings) - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Tell the adaptation of a warm-up draw.
+    fn adapt(&mut self, outcome: &Outcome, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let row = self.current_row();
+        let wants = self.adaptation.wants_point(self.draw);
+        let chosen = self.reservoir.take().and_then(|reservoir| reservoir.chosen());
+        let recycled = chosen.is_some_and(|index| index != outcome.index);
+        if wants {
+            self.read_points(dev, arrays, 0, row)?;
+        }
+        if recycled {
+            self.read_points(dev, arrays, 1, self.row + Self::rows(&self.settings) - 1)?;
+        }
+        let Chain { adaptation, moments, host: [x, g, x_other, g_other], .. } = self;
+        let draw = Draw {
+            index: self.draw,
+            logp: outcome.logp,
+            accept: [outcome.accept, outcome.accept_sym],
+            n_steps: outcome.n_steps,
+            distance: outcome.index.unsigned_abs(),
+            diverging: outcome.diverging,
+            point: wants.then_some([x, g]),
+            recycled: recycled.then_some([x_other, g_other]),
+        };
+        let seen = Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments };
+        if let Some(metric) = adaptation.observe(seen)? {
+            dev.set_metric(&arrays.metrics, self.index, &metric)?;
+        }
+        Ok(())
     }
 
     fn finish_draw(
@@ -254,9 +377,10 @@ impl Chain {
         self.logp = outcome.logp;
         let row = self.current_row();
         let tuning = self.tuning();
+        let draw_of_phase = if tuning { self.draw } else { self.draw - self.tune() };
         if tuning {
-            let Arrays { phase, metric, .. } = arrays;
-            self.adaptation.observe(self.draw, &outcome, &mut self.estimator, dev, metric, phase, row)?;
+            self.warmup_gradients = self.n_gradients;
+            self.adapt(&outcome, dev, arrays)?;
         }
         let mut stats = [0.0; N_STATISTICS];
         let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
@@ -272,13 +396,13 @@ impl Chain {
             chain: self.id,
             index: self.index,
             draw: self.draw,
-            draw_of_phase: if tuning { self.draw } else { self.draw - self.settings.tune },
+            draw_of_phase,
             tuning,
             dev,
             phase: arrays.phase,
             row,
             dim: arrays.dim,
-            metric: arrays.metric,
+            metrics: arrays.metrics,
             divergence,
             stats: &stats,
         };
@@ -290,7 +414,7 @@ impl Chain {
 
     /// The state between two draws; `None` in the middle of one.
     pub fn save(&self, dev: &dyn Device, arrays: &Arrays) -> Result<Option<ChainState>> {
-        if !matches!(self.task, Task::Refresh | Task::Done) {
+        if !matches!(self.task, Task::Refresh | Task::Waiting | Task::Done) {
             return Ok(None);
         }
         let read = |buf, index| -> Result<Vec<f64>> {
@@ -298,7 +422,6 @@ impl Chain {
             dev.read(Row { buf, index }, &mut host)?;
             Ok(host)
         };
-        let [inv_mass, mass_sqrt] = arrays.metric.bufs();
         Ok(Some(ChainState {
             settings: self.settings.clone(),
             chain: self.id,
@@ -307,8 +430,8 @@ impl Chain {
             x: read(arrays.phase.x, self.current_row())?,
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
-            metric: [read(inv_mass, self.index)?, read(mass_sqrt, self.index)?],
-            estimator: self.estimator.save(dev, arrays.dim)?,
+            metric: dev.metric(&arrays.metrics, self.index)?,
+            moments: self.moments.save(dev, arrays.dim)?,
             adaptation: self.adaptation.clone(),
         }))
     }
@@ -317,10 +440,8 @@ impl Chain {
     pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
         let vectors = [(arrays.phase.x, &state.x), (arrays.phase.g, &state.g)];
         let rows = vectors.map(|(buf, v)| (Row { buf, index: self.current_row() }, v));
-        let metric = arrays.metric.bufs();
-        let metric = [0, 1].map(|i| (Row { buf: metric[i], index: self.index }, &state.metric[i]));
-        for (row, vector) in rows.into_iter().chain(metric) {
-            if vector.len() != arrays.dim {
+        for (row, vector) in rows {
+            if vector.len() != arrays.dim || state.metric.dim() != arrays.dim {
                 return Err(Error::State(format!(
                     "it has {} parameters, the density {}",
                     vector.len(),
@@ -334,7 +455,8 @@ impl Chain {
         self.n_gradients = state.n_gradients;
         self.logp = state.logp;
         self.adaptation = state.adaptation.clone();
-        self.estimator.load(dev, arrays.dim, &state.estimator)?;
+        self.moments.load(dev, arrays.dim, &state.moments)?;
+        dev.set_metric(&arrays.metrics, self.index, &Arc::new(state.metric.clone()))?;
         self.next_task();
         Ok(())
     }

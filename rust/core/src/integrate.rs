@@ -3,7 +3,7 @@
 //! p' = p + e/2 grad log pi(x), x' = x + e M^-1 p', p'' = p' + e/2 grad log pi(x'). One gradient each.
 
 use crate::density::Density;
-use crate::device::{Device, Dots, Leaf, Metric, Phase, Span, Step};
+use crate::device::{Device, Dots, Leaf, Metrics, Phase, Span, Step};
 use crate::error::Result;
 
 /// One chain's leapfrog step.
@@ -104,7 +104,7 @@ impl Batch {
         dev: &mut dyn Device,
         density: &mut dyn Density,
         phase: &Phase,
-        metric: &Metric,
+        metric: &Metrics,
     ) -> Result<()> {
         self.logp.resize(self.rows.len(), 0.0);
         self.kinetic.resize(self.rows.len(), 0.0);

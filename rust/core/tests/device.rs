@@ -7,7 +7,8 @@ mod common;
 use std::collections::HashMap;
 
 use common::{Collected, Uneven};
-use nutpie_core::block::Block;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::density::OnHost;
 use nutpie_core::device::{
     Buf, Cpu, Device, Dots, Leaf, Metric, Moments, Phase, Refresh, Row, Sample, Span, Step,
@@ -174,7 +175,7 @@ fn run(dev: Box<dyn Device>, dim: usize, draws: u64) -> (Collected, u64) {
     let settings = Settings { seed: 3, tune: 60, draws, ..Settings::default() };
     let start: Vec<f64> = (0..dim).map(|i| 0.5 + (i as f64).sin()).collect();
     let density = Box::new(OnHost::new(Uneven(dim)));
-    let mut block = Block::start(dev, density, &settings, &[(0, &start)]).unwrap();
+    let mut block = Block::start(dev, density, &settings, &[Start::at(0, &start)], Pooling::Here).unwrap();
     let mut keep = Collected::new(1);
     while !block.done() {
         block.round(&mut keep, |_| ()).unwrap();
@@ -263,25 +264,29 @@ fn leaves_are_finished_as_documented() {
 
 #[test]
 fn chains_of_a_block_do_not_depend_on_each_other() {
-    let settings = Settings { seed: 5, tune: 50, draws: 50, ..Settings::default() };
     let dim = 11;
     let starts: Vec<Vec<f64>> =
         (0..3).map(|c| (0..dim).map(|i| (c as f64) - 0.1 * i as f64).collect()).collect();
-    let density = || Box::new(OnHost::new(Uneven(dim)));
-    let together: Vec<(u64, &[f64])> = starts.iter().enumerate().map(|(i, s)| (i as u64, &s[..])).collect();
-    let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &together).unwrap();
-    let mut all = Collected::new(3);
-    while !block.done() {
-        block.round(&mut all, |_| ()).unwrap();
-    }
-    for (id, start) in together {
-        let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &[(id, start)]).unwrap();
-        let mut alone = Collected::new(1);
+    let run = |settings: &Settings, ids: std::ops::Range<usize>| {
+        let starts: Vec<Start> = ids.map(|id| Start::at(id as u64, &starts[id])).collect();
+        let density = Box::new(OnHost::new(Uneven(dim)));
+        let mut block = Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).unwrap();
+        let mut all = Collected::new(starts.len());
         while !block.done() {
-            block.round(&mut alone, |_| ()).unwrap();
+            block.round(&mut all, |_| ()).unwrap();
         }
-        assert_eq!(alone.draws[0], all.draws[id as usize]);
-        assert_eq!(alone.stats[0], all.stats[id as usize]);
+        all
+    };
+    for scheme in Scheme::ALL.iter().map(|info| info.scheme) {
+        // Chains that pool nothing: what they do in company they do alone.
+        let adapt = AdaptSettings { pool: false, ..AdaptSettings::new(scheme) };
+        let settings = Settings { seed: 5, tune: 60, draws: 30, adapt, ..Settings::default() };
+        let all = run(&settings, 0..3);
+        for id in 0..3 {
+            let alone = run(&settings, id..id + 1);
+            assert_eq!(alone.draws[0], all.draws[id], "{scheme:?}");
+            assert_eq!(alone.stats[0], all.stats[id], "{scheme:?}");
+        }
     }
 }
 

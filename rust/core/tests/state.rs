@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Collected, Uneven};
-use nutpie_core::block::Block;
+use nutpie_core::adapt::pool::Pool;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::ChainState;
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
 use nutpie_core::device::Cpu;
@@ -25,56 +27,91 @@ fn run_of<'a>(
     cores: usize,
     density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
 ) -> Run<'a> {
-    Run { settings, starts, keep: Keep::default(), cores, density, on_thread: &|work| work() }
+    Run { settings, starts, metrics: &[], keep: Keep::default(), cores, density, on_thread: &|work| work() }
 }
 
 fn execute(settings: &Settings, cores: usize, density: &(dyn Fn() -> Box<dyn Density> + Sync)) -> Output {
     run_of(settings, &starts(5), cores, density).execute(&Control::new(5))
 }
 
-#[test]
-fn draws_do_not_depend_on_the_number_of_threads() {
-    let settings = Settings { seed: 8, tune: 100, draws: 80, ..Settings::default() };
-    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
-    let one = execute(&settings, 1, &density);
-    for cores in [2, 3, 16] {
-        let many = execute(&settings, cores, &density);
-        assert_eq!(one.chains, many.chains);
-        assert_eq!(one.n_gradients, many.n_gradients);
-    }
-    assert_eq!(one.chains[0].draws(), 180);
-    assert_ne!(one.chains[0].blocks, one.chains[1].blocks);
+fn settings_of(scheme: Scheme, seed: u64, tune: u64, draws: u64) -> Settings {
+    Settings { seed, tune, draws, adapt: AdaptSettings::new(scheme), ..Settings::default() }
+}
+
+fn schemes() -> impl Iterator<Item = Scheme> {
+    Scheme::ALL.iter().map(|info| info.scheme)
 }
 
 #[test]
-fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
-    let settings = Settings { seed: 2, tune: 120, draws: 60, ..Settings::default() };
-    let start = &starts(1)[0];
-    let density = || Box::new(OnHost::new(Uneven(DIM)));
-    let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &[(4, start)]).unwrap();
-    let mut whole = Collected::new(1);
-    let mut saved: Vec<Vec<u8>> = Vec::new();
+fn draws_do_not_depend_on_the_number_of_threads() {
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    for scheme in schemes() {
+        let settings = settings_of(scheme, 8, 100, 80);
+        let one = execute(&settings, 1, &density);
+        for cores in [2, 3, 16] {
+            let many = execute(&settings, cores, &density);
+            assert_eq!(one.chains, many.chains, "{scheme:?}");
+            assert_eq!(one.n_gradients, many.n_gradients);
+            assert_eq!(one.pool, many.pool);
+        }
+        assert_eq!(one.chains[0].draws(), 180);
+        assert_ne!(one.chains[0].blocks, one.chains[1].blocks);
+    }
+}
+
+#[test]
+fn chains_pool_alike_in_one_block_and_in_many() {
+    let settings = settings_of(Scheme::Auto, 3, 100, 20);
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    let apart = execute(&settings, 2, &density);
+    let points = starts(5);
+    let (all, _) = whole_run(&settings, &points);
+    for (chain, trace) in apart.chains.iter().enumerate() {
+        assert_eq!(trace.flat(|block| &block.positions), all.draws[chain].concat());
+    }
+}
+
+/// Chains in one block, and the state of the block before each draw at which all chains stood still together.
+fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<(u64, Vec<u8>)>) {
+    let starts: Vec<Start> = points.iter().zip(4..).map(|(x, id)| Start::at(id - 4, x)).collect();
+    let density = Box::new(OnHost::new(Uneven(DIM)));
+    let mut block = Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).unwrap();
+    let mut whole = Collected::new(points.len());
+    let mut saved: Vec<(u64, Vec<u8>)> = Vec::new();
     while !block.done() {
-        if let Some(state) = block.save(0).unwrap()
-            && saved.len() == state.draw as usize
-        {
-            saved.push(postcard::to_allocvec(&state).unwrap());
+        let states: Option<Vec<ChainState>> = (0..points.len()).map(|i| block.save(i).unwrap()).collect();
+        if let Some(states) = states.filter(|states| states.iter().all(|state| state.draw == states[0].draw)) {
+            saved.push((states[0].draw, postcard::to_allocvec(&(&states, block.pools())).unwrap()));
         }
         block.round(&mut whole, |_| ()).unwrap();
     }
-    // In the early windows, in the main ones, in the final part of the warm-up, and after it.
-    for stop in [0, 1, 2, 30, 77, 110, 150] {
-        let state: ChainState = postcard::from_bytes(&saved[stop]).unwrap();
-        let mut block =
-            Block::resume(Box::new(Cpu::new()), density(), std::slice::from_ref(&state), 60).unwrap();
-        assert_eq!(block.save(0).unwrap().unwrap(), state);
-        let mut rest = common::Collected::new(1);
-        rest.draws[0] = whole.draws[0][..stop].to_vec();
-        rest.stats[0] = whole.stats[0][..stop].to_vec();
-        while !block.done() {
-            block.round(&mut rest, |_| ()).unwrap();
+    (whole, saved)
+}
+
+#[test]
+fn resumed_chains_go_on_as_if_they_had_never_stopped() {
+    for (scheme, chains) in schemes().map(|scheme| (scheme, 1)).chain([(Scheme::Auto, 3), (Scheme::Dense, 2)]) {
+        let settings = settings_of(scheme, 2, 120, 60);
+        let (whole, saved) = whole_run(&settings, &starts(chains));
+        // In the early windows, in the main ones, in the final part of the warm-up, and after it.
+        let mut tried = 0;
+        for &(stop, ref state) in saved.iter().step_by(if chains == 1 { 17 } else { 5 }) {
+            tried += 1;
+            let (states, pools): (Vec<ChainState>, Vec<Pool>) = postcard::from_bytes(state).unwrap();
+            let density = Box::new(OnHost::new(Uneven(DIM)));
+            let mut block = Block::resume(Box::new(Cpu::new()), density, &states, &pools, 60).unwrap();
+            assert_eq!(block.save(0).unwrap().unwrap(), states[0]);
+            let mut rest = common::Collected::new(chains);
+            for chain in 0..chains {
+                rest.draws[chain] = whole.draws[chain][..stop as usize].to_vec();
+                rest.stats[chain] = whole.stats[chain][..stop as usize].to_vec();
+            }
+            while !block.done() {
+                block.round(&mut rest, |_| ()).unwrap();
+            }
+            assert!(rest == whole, "{scheme:?}, {chains} chains, resumed after draw {stop}");
         }
-        assert!(rest == whole, "resumed after draw {stop}");
+        assert!(tried > 5, "{scheme:?}: {tried} states");
     }
 }
 
@@ -82,10 +119,10 @@ fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
 fn a_state_that_does_not_fit_is_refused() {
     let settings = Settings { seed: 2, tune: 5, draws: 5, ..Settings::default() };
     let density = Box::new(OnHost::new(Uneven(DIM)));
-    let block = Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &starts(1)[0])]).unwrap();
+    let block = Block::start(Box::new(Cpu::new()), density, &settings, &[Start::at(0, &starts(1)[0])], Pooling::Here).unwrap();
     let state = block.save(0).unwrap().unwrap();
     let other = Box::new(OnHost::new(Uneven(DIM + 1)));
-    let resumed = Block::resume(Box::new(Cpu::new()), other, &[state], 5);
+    let resumed = Block::resume(Box::new(Cpu::new()), other, &[state], block.pools(), 5);
     assert!(matches!(resumed, Err(Error::State(_))));
 }
 
@@ -137,6 +174,7 @@ fn dimension_zero_and_no_draws_are_fine() {
     let run = Run {
         settings: &settings,
         starts: &starts,
+        metrics: &[],
         keep: Keep { warmup: false, ..Keep::default() },
         cores: 2,
         density: &density,

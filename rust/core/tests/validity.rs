@@ -547,7 +547,7 @@ fn a_turn_at_either_end_ends_a_trajectory() {
     ] {
         let stream = Stream::new(Key { seed: 1, chain: 0, draw: 0 }, Purpose::Trajectory);
         let mut nuts = Nuts::new(&settings, stream.clone());
-        nuts.begin(0, -1.0, 1.0, 0.1, stream);
+        nuts.begin(0, -1.0, 1.0, 0.1, None, stream);
         let mut batch = Batch::default();
         nuts.request(0, 0, &mut batch);
         assert_eq!(nuts.absorb(&Arrival { logp: -1.0, kinetic: 1.0, dots: &[dots] }), ends, "{dots:?}");

@@ -7,7 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AdaptSettings;
+use super::settings::AdaptSettings;
+
+/// Most draws of the early and of the final part where chains pool what they know. A longer warm-up gives more to the
+/// windows between.
+const MOST_OF_POOLED: (u64, u64) = (45, 50);
 
 /// The state of the schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,11 +36,28 @@ impl Windows {
     /// The schedule of `tune` warm-up draws.
     pub fn new(tune: u64, settings: &AdaptSettings) -> Self {
         let share = |fraction: f64| (fraction * tune as f64).floor() as u64;
+        let (most_early, most_final) =
+            if settings.scheme.is_pooled() { MOST_OF_POOLED } else { (u64::MAX, u64::MAX) };
         Windows {
-            early_end: share(settings.early_fraction),
-            final_start: tune - share(settings.final_fraction).min(tune),
+            early_end: share(settings.early_fraction).min(most_early),
+            final_start: tune - share(settings.final_fraction).min(tune).min(most_final),
             window: settings.window,
         }
+    }
+
+    /// The first draw after the early phase.
+    pub fn early_end(&self) -> u64 {
+        self.early_end
+    }
+
+    /// The first draw of the final part.
+    pub fn final_start(&self) -> u64 {
+        self.final_start
+    }
+
+    /// The warm-up is longer than was planned.
+    pub fn extend(&mut self, draws: u64) {
+        self.final_start += draws;
     }
 
     /// Plan for draw `draw` of the warm-up. `background` is the number of points in the background sample, and `usable`

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::{Buf, Device, Dots, Leaf, Metric, Moments, Phase, Refresh, Row, Sample, Span, Step, ops};
+use super::{Buf, Device, Dots, Leaf, Metrics, Moments, Phase, Refresh, Row, Sample, Span, Step, ops};
 use crate::error::{Error, Result};
 use crate::{memory, rng};
 
@@ -162,14 +162,37 @@ impl Device for Cpu {
         Some((a.exact(src.index), b.exact_mut(dst.index)))
     }
 
+    fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
+        Metrics::alloc_diag(self, rows, dim)
+    }
+    fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &std::sync::Arc<crate::metric::Metric>) -> Result<()> {
+        let [a, b] = metrics.bufs();
+        let inv: Vec<f64> = metric.stds.iter().map(|s| s * s).collect();
+        let ms: Vec<f64> = metric.stds.iter().map(|s| 1.0 / s).collect();
+        self.write(Row { buf: a, index: row }, &inv)?;
+        self.write(Row { buf: b, index: row }, &ms)
+    }
+    fn metric(&self, metrics: &Metrics, row: usize) -> Result<crate::metric::Metric> {
+        let inv = self.arrays[metrics.bufs()[0].0].exact(row).to_vec();
+        let n = inv.len();
+        Ok(crate::metric::Metric::diagonal(&inv, vec![0.0; n]))
+    }
+    fn copy_point(&mut self, phase: &Phase, from: usize, to: usize) -> Result<()> {
+        for buf in [phase.x, phase.g] {
+            let (a, b) = self.arrays[buf.0].pair(from, to);
+            b.copy_from_slice(a);
+        }
+        Ok(())
+    }
+
     fn refresh(
         &mut self,
         phase: &Phase,
-        metric: &Metric,
+        metric: &Metrics,
         ops: &[Refresh],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        let Metric::Diag { mass_sqrt, .. } = *metric;
+        let Metrics::Diag { mass_sqrt, .. } = *metric;
         let [p, mass_sqrt] = self.together([phase.p, mass_sqrt])?;
         for (op, kinetic) in ops.iter().zip(kinetic) {
             rng::fill_normal(op.key, op.purpose, p.exact_mut(op.row));
@@ -178,8 +201,8 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn kick_drift(&mut self, phase: &Phase, metric: &Metric, ops: &[Step]) -> Result<()> {
-        let Metric::Diag { inv_mass, .. } = *metric;
+    fn kick_drift(&mut self, phase: &Phase, metric: &Metrics, ops: &[Step]) -> Result<()> {
+        let Metrics::Diag { inv_mass, .. } = *metric;
         let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
         for op in ops {
             let (x, x_new) = x.pair(op.from, op.to);
@@ -192,13 +215,13 @@ impl Device for Cpu {
     fn finish_leaf(
         &mut self,
         phase: &Phase,
-        metric: &Metric,
+        metric: &Metrics,
         leaves: &[Leaf],
         mut spans: &[Span],
         kinetic: &mut [f64],
         mut dots: &mut [Dots],
     ) -> Result<()> {
-        let Metric::Diag { inv_mass, .. } = *metric;
+        let Metrics::Diag { inv_mass, .. } = *metric;
         let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
         let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
         for (leaf, kinetic) in leaves.iter().zip(kinetic) {
@@ -222,12 +245,12 @@ impl Device for Cpu {
 
     fn metric_from_gradient(
         &mut self,
-        metric: &Metric,
+        metric: &Metrics,
         row: usize,
         phase: &Phase,
         point: usize,
     ) -> Result<()> {
-        let Metric::Diag { inv_mass, mass_sqrt } = *metric;
+        let Metrics::Diag { inv_mass, mass_sqrt } = *metric;
         let [inv_mass, mass_sqrt, g] = self.together([inv_mass, mass_sqrt, phase.g])?;
         ops::metric_from_gradient(inv_mass.exact_mut(row), mass_sqrt.exact_mut(row), g.exact(point));
         Ok(())
@@ -235,12 +258,12 @@ impl Device for Cpu {
 
     fn fit_fisher_diag(
         &mut self,
-        metric: &Metric,
+        metric: &Metrics,
         row: usize,
         moments: &Moments,
         samples: [Sample; 2],
     ) -> Result<()> {
-        let Metric::Diag { inv_mass, mass_sqrt } = *metric;
+        let Metrics::Diag { inv_mass, mass_sqrt } = *metric;
         let [mean_x, ss_x, mean_g, ss_g] = moments.bufs();
         let [inv_mass, mass_sqrt, mean_x, ss_x, mean_g, ss_g] =
             self.together([inv_mass, mass_sqrt, mean_x, ss_x, mean_g, ss_g])?;

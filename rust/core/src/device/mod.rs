@@ -88,7 +88,7 @@ pub struct Sample {
 
 /// The inverse mass matrix of each chain.
 #[derive(Clone, Copy, Debug)]
-pub enum Metric {
+pub enum Metrics {
     /// M^-1 = diag(inv_mass), with momentum p = z * mass_sqrt, z standard normal; mass_sqrt = inv_mass^(-1/2).
     Diag {
         /// Diagonal of the inverse mass matrix; one row per metric.
@@ -98,16 +98,16 @@ pub enum Metric {
     },
 }
 
-impl Metric {
+impl Metrics {
     /// Allocate `rows` diagonal metrics.
     pub fn alloc_diag(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
-        Ok(Metric::Diag { inv_mass: dev.alloc(rows, dim)?, mass_sqrt: dev.alloc(rows, dim)? })
+        Ok(Metrics::Diag { inv_mass: dev.alloc(rows, dim)?, mass_sqrt: dev.alloc(rows, dim)? })
     }
 
     /// Its arrays, in order.
     pub fn bufs(&self) -> [Buf; 2] {
         match *self {
-            Metric::Diag { inv_mass, mass_sqrt } => [inv_mass, mass_sqrt],
+            Metrics::Diag { inv_mass, mass_sqrt } => [inv_mass, mass_sqrt],
         }
     }
 }
@@ -187,19 +187,28 @@ pub trait Device: Send {
     /// The rows themselves, where the device's memory is the host's: `src` to read, `dst` to write.
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])>;
 
+    /// STUB
+    fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics>;
+    /// STUB
+    fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &std::sync::Arc<crate::metric::Metric>) -> Result<()>;
+    /// STUB
+    fn metric(&self, metrics: &Metrics, row: usize) -> Result<crate::metric::Metric>;
+    /// STUB
+    fn copy_point(&mut self, phase: &Phase, from: usize, to: usize) -> Result<()>;
+
     /// Draw momenta; `kinetic` gets p M^-1 p / 2 of each.
-    fn refresh(&mut self, phase: &Phase, metric: &Metric, ops: &[Refresh], kinetic: &mut [f64])
+    fn refresh(&mut self, phase: &Phase, metric: &Metrics, ops: &[Refresh], kinetic: &mut [f64])
     -> Result<()>;
 
     /// First half of a leapfrog step: kick and drift.
-    fn kick_drift(&mut self, phase: &Phase, metric: &Metric, ops: &[Step]) -> Result<()>;
+    fn kick_drift(&mut self, phase: &Phase, metric: &Metrics, ops: &[Step]) -> Result<()>;
 
     /// Second half of a leapfrog step, with all that the tree wants to know of the new point: `kinetic` gets
     /// p M^-1 p / 2 of each leaf, `dots` the inner products of the spans, leaf by leaf.
     fn finish_leaf(
         &mut self,
         phase: &Phase,
-        metric: &Metric,
+        metric: &Metrics,
         leaves: &[Leaf],
         spans: &[Span],
         kinetic: &mut [f64],
@@ -212,7 +221,7 @@ pub trait Device: Send {
     /// Inverse mass matrix 1 / |g| of a single gradient, clamped to [1e-20, 1e20]; 1 where it is zero or not finite.
     fn metric_from_gradient(
         &mut self,
-        metric: &Metric,
+        metric: &Metrics,
         row: usize,
         phase: &Phase,
         point: usize,
@@ -222,7 +231,7 @@ pub trait Device: Send {
     /// samples. A coordinate whose ratio is zero or not finite keeps its value.
     fn fit_fisher_diag(
         &mut self,
-        metric: &Metric,
+        metric: &Metrics,
         row: usize,
         moments: &Moments,
         samples: [Sample; 2],

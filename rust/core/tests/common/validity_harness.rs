@@ -1,12 +1,14 @@
 //! Running the sampler in a test, and comparing what comes out with what should.
 
-use nutpie_core::adapt::DiagAdaptation;
-use nutpie_core::block::Block;
+use nutpie_core::adapt::pool::Pool;
+use nutpie_core::adapt::{AdaptSettings, Adaptation, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{ChainState, N_STATISTICS, statistics};
 use nutpie_core::density::{HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Row};
 use nutpie_core::error::Result;
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
+use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Record, Store};
@@ -60,7 +62,8 @@ pub fn new_block<D: HostDensity + Clone + 'static>(density: &D, settings: &Setti
     let mut random = uniforms(settings.seed, chain);
     let start: Vec<f64> = (0..density.dim()).map(|_| random()).collect();
     let density = Box::new(OnHost::new(density.clone()));
-    Block::start(Box::new(Cpu::new()), density, settings, &[(chain, &start)]).expect("a start")
+    let start = Start::at(chain, &start);
+    Block::start(Box::new(Cpu::new()), density, settings, &[start], Pooling::Here).expect("a start")
 }
 
 /// Positions of the draws after warm-up of one chain.
@@ -97,10 +100,11 @@ impl Kernel {
         starts: &[Vec<f64>],
         draws: u64,
     ) -> Block {
+        let dim = density.dim();
         let mut settings = Settings { seed: self.seed, tune: 0, draws, ..Settings::default() };
         settings.nuts.max_depth = self.max_depth;
-        let dim = density.dim();
-        let mut adaptation = DiagAdaptation::new(0, &settings.adapt);
+        settings.adapt = AdaptSettings::new(Scheme::Fixed);
+        let mut adaptation = Adaptation::new(0, 1, dim, &settings.adapt);
         adaptation.found_step(self.step);
         let mut evaluate = density.clone();
         let state = |(chain, x): (usize, &Vec<f64>)| {
@@ -114,8 +118,8 @@ impl Kernel {
                 x: x.clone(),
                 g,
                 logp,
-                metric: [self.inv_mass.clone(), self.inv_mass.iter().map(|m| (1.0 / m).sqrt()).collect()],
-                estimator: FisherDiagState {
+                metric: Metric::diagonal(&self.inv_mass, vec![0.0; dim]),
+                moments: FisherDiagState {
                     counts: [0; 2],
                     moments: std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; dim])),
                 },
@@ -123,7 +127,7 @@ impl Kernel {
             }
         };
         let states: Vec<ChainState> = starts.iter().enumerate().map(state).collect();
-        Block::resume(Box::new(Cpu::new()), Box::new(OnHost::new(density.clone())), &states, draws)
+        Block::resume(Box::new(Cpu::new()), Box::new(OnHost::new(density.clone())), &states, &[Pool::default()], draws)
             .expect("a block")
     }
 }
