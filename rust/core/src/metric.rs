@@ -77,6 +77,14 @@ impl Metric {
         self.stretch(g, f64::sqrt);
     }
 
+    /// p <- M^-1 p: the velocity of a momentum.
+    pub fn apply(&self, p: &mut [f64]) {
+        let scale = |p: &mut [f64]| p.iter_mut().zip(&self.stds).for_each(|(p, s)| *p *= s);
+        scale(p);
+        self.stretch(p, |value| value);
+        scale(p);
+    }
+
     /// x <- (I + U^T (F - I) U) x, F the function of the eigenvalues.
     fn stretch(&self, x: &mut [f64], of: impl Fn(f64) -> f64) {
         for (value, row) in self.values.iter().zip(self.rows()) {
@@ -122,6 +130,16 @@ mod tests {
         let metric = example();
         for (j, d) in metric.inv_mass_diagonal().into_iter().enumerate() {
             assert!((d - column(&metric, j)[j]).abs() < 1e-14);
+        }
+    }
+
+    #[test]
+    fn applying_the_matrix_gives_its_columns() {
+        let metric = example();
+        for j in 0..3 {
+            let mut unit: Vec<f64> = (0..3).map(|i| f64::from(u8::from(i == j))).collect();
+            metric.apply(&mut unit);
+            unit.iter().zip(column(&metric, j)).for_each(|(a, b)| assert!((a - b).abs() < 1e-14));
         }
     }
 
