@@ -28,6 +28,7 @@ DTYPES = {
     "n_steps": "u8",
     "tuning": "?",
     "diverging": "?",
+    "process_time_diff": "f8",
     "acceptance_rate": "f8",
     "tree_depth": "u8",
     "reached_max_treedepth": "?",
@@ -66,6 +67,13 @@ def test_statistics_are_what_their_names_say(idata):
     assert ((stats["mean_tree_accept_sym"] > 0) & (stats["mean_tree_accept_sym"] <= 1)).all()
     jitter = stats["step_size"] / stats["step_size_bar"]
     assert ((jitter > 0.9 - 1e-9) & (jitter < 1.1 + 1e-9)).all()
+
+
+def test_durations_add_up_to_no_more_than_the_run_took(idata):
+    durations = [group["process_time_diff"] for group in (idata.warmup_sample_stats, idata.sample_stats)]
+    assert all((seconds >= 0).all() for seconds in durations)
+    total = sum(seconds.sum("draw") for seconds in durations)
+    assert ((total > 0) & (total <= idata.posterior.attrs["sampling_time"])).all()
 
 
 def test_gradient_count_covers_all_steps(idata):

@@ -1,5 +1,7 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::DiagAdaptation;
@@ -11,6 +13,7 @@ use crate::integrate::{Arrival, Batch, Request};
 use crate::kernel::nuts::{Nuts, Outcome};
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
+use crate::stopwatch::Stopwatch;
 use crate::trace::{Divergence, Kind, Record, Statistic, Store};
 use crate::tree::Slot;
 
@@ -32,7 +35,16 @@ const CHAIN_STATISTICS: &[Statistic] = &[
     Statistic { name: "step_size", kind: Kind::Float, doc: "Step size of the draw, jitter included." },
     Statistic { name: "step_size_bar", kind: Kind::Float, doc: "Averaged step size of the adaptation." },
     Statistic { name: "tuning", kind: Kind::Bool, doc: "Whether the draw belongs to the warm-up." },
+    Statistic {
+        name: DURATION,
+        kind: Kind::Float,
+        doc: "Seconds that the draw took, by the clock on the wall. Draws of microseconds are timed a few at once. It \
+              differs between runs with the same seed.",
+    },
 ];
+
+/// Name of the only statistic that is not reproducible.
+pub const DURATION: &str = "process_time_diff";
 
 /// All statistics of a draw, in the order of [`Record::stats`].
 pub fn statistics() -> impl Iterator<Item = &'static Statistic> {
@@ -92,6 +104,7 @@ pub struct Chain {
     estimator: FisherDiag,
     task: Task,
     n_gradients: u64,
+    watch: Stopwatch,
 }
 
 impl Chain {
@@ -119,6 +132,7 @@ impl Chain {
             estimator: FisherDiag::new(arrays.moments, index),
             task: Task::Done,
             n_gradients: 0,
+            watch: Stopwatch::new(Instant::now()),
         }
     }
 
@@ -162,6 +176,7 @@ impl Chain {
         let row = self.current_row();
         dev.metric_from_gradient(&arrays.metric, self.index, &arrays.phase, row)?;
         self.estimator.add(dev, &arrays.phase, row)?;
+        self.watch = Stopwatch::new(Instant::now());
         self.next_task();
         Ok(())
     }
@@ -261,7 +276,13 @@ impl Chain {
         let mut stats = [0.0; N_STATISTICS];
         let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
         kernel.copy_from_slice(&outcome.values());
-        own.copy_from_slice(&[self.step, self.adaptation.step_size_bar(), f64::from(u8::from(tuning))]);
+        let seconds = self.watch.lap(outcome.n_steps, Instant::now);
+        own.copy_from_slice(&[
+            self.step,
+            self.adaptation.step_size_bar(),
+            f64::from(u8::from(tuning)),
+            seconds,
+        ]);
         let divergence = outcome.divergence.map(|(from, to, energy)| Divergence {
             from: self.row + from,
             to: self.row + to,
