@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from results import group_names, make_result
-from simple_model import NormalModel
 
 import nutpie
 
@@ -134,23 +133,3 @@ def test_data_groups_may_be_added_again(idata):
 
 def test_the_type_is_that_of_the_installed_arviz(idata):
     assert isinstance(idata, type(make_result({})))
-
-
-class Unlucky(NormalModel):
-    """A model whose variables cannot be computed where its first parameter is large."""
-
-    def expand(self, draws):
-        if (abs(draws[:, 0]) > 3.0).any():
-            raise ZeroDivisionError("too far out")
-        return super().expand(draws)
-
-
-def test_draws_are_not_lost_when_variables_cannot_be_computed():
-    options = {"draws": 2000, "tune": 50, "chains": 2, "seed": 1, "progress_bar": False}
-    with pytest.raises(ZeroDivisionError, match="too far out") as caught:
-        nutpie.sample(Unlucky(5), **options)
-    rescued = caught.value.partial_trace
-    whole = nutpie.sample(NormalModel(5), **options)
-    np.testing.assert_array_equal(rescued.unconstrained_posterior["unconstrained"], whole.posterior["x"])
-    np.testing.assert_array_equal(rescued.warmup_unconstrained_posterior["unconstrained"], whole.warmup_posterior["x"])
-    np.testing.assert_array_equal(rescued.sample_stats["logp"], whole.sample_stats["logp"])
