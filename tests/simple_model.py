@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import types
 
-from nutpie.models.base import CompiledModel, Density, Variable
+from nutpie.models.base import CompiledModel, Density, PointwiseDensity, Variable
 
 _DOUBLE = types.CPointer(types.float64)
 _SIGNATURE = types.int64(types.uint64, _DOUBLE, _DOUBLE, _DOUBLE, types.voidptr)
@@ -102,3 +102,15 @@ class NormalModel(CompiledModel):
 
     def data_groups(self) -> dict[str, dict[str, np.ndarray]]:
         return {"observed_data": {"y": np.arange(3.0)}, "constant_data": {}}
+
+
+class ModelWithTerms(NormalModel):
+    """A front end that knows the terms of its density."""
+
+    def pointwise(self, group):
+        """One term for each coordinate."""
+
+        def compute(draws):
+            return {"y": -0.5 * (draws / np.arange(1, self.n_dim + 1)) ** 2}
+
+        return PointwiseDensity([Variable("y", (self.n_dim,), np.dtype(float), ("name",))], compute)

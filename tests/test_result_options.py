@@ -7,6 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import xarray as xr
+from results import groups
 from simple_model import NormalModel, funnel_logp
 
 import nutpie
@@ -42,12 +43,6 @@ def funnel():
 def same(a, b) -> None:
     xr.testing.assert_equal(a, b)
     assert {n: v.dtype.kind for n, v in a.variables.items()} == {n: v.dtype.kind for n, v in b.variables.items()}
-
-
-def groups(result) -> dict[str, xr.Dataset]:
-    if hasattr(result, "children"):
-        return {name: node.to_dataset() for name, node in result.children.items()}
-    return {name: result[name] for name in result.groups()}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

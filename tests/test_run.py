@@ -116,6 +116,24 @@ def test_an_error_arrives_at_every_wait():
     assert "failed" in repr(run)
 
 
+class FatalAndUnlucky(NormalModel):
+    """A model whose density fails far out, and whose variables cannot be computed at all."""
+
+    def __init__(self, n_dim: int) -> None:
+        super().__init__(n_dim, fatal_far_out)
+
+    def expand(self, draws):
+        raise ZeroDivisionError("no variables")
+
+
+def test_the_first_error_arrives_and_brings_the_draws_even_if_there_is_a_second_one():
+    with pytest.raises(RuntimeError, match="fatal code -1") as caught:
+        nutpie.sample(FatalAndUnlucky(3), init=np.zeros(3), **{**LONG, "tune": 0})
+    draws = caught.value.partial_trace.unconstrained_posterior["unconstrained"]
+    assert draws.size > 0
+    assert np.isfinite(draws).all()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_an_interrupt_ends_the_waiting_and_not_the_run():
     run = start()
@@ -182,10 +200,13 @@ def test_representations():
     wait_for_draws(run)
     assert repr(run).startswith("<nutpie run, running: 2 chains, ")
     table = run._repr_html_()
-    assert table.count("<tr>") == 3
-    assert "running" in table
+    assert table.startswith("<table><caption>nutpie run, running</caption>")
+    assert table.count("<tr>") == 4  # the heading, two chains, and all together
     run.cancel()
     assert "cancelled" in repr(run)
+    table = run._repr_html_()
+    assert "nutpie run, cancelled" in table
+    assert table == run._repr_html_(), "its time does not go on after the end"
 
 
 def _in_child(run, queue) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import html
 import os
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,24 +21,12 @@ from nutpie.progress import ChainProgress, Watcher
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, Density, PointwiseDensity
+    from nutpie.plan import Plan
 
-__all__ = ["Plan", "SamplingRun"]
+__all__ = ["SamplingRun"]
 
 #: Seconds that the interpreter waits at its end for runs that nobody has waited for.
 EXIT_PATIENCE = 10.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run was asked for."""
-
-    seed: int
-    tune: int
-    draws: int
-    chains: int
-    cores: int
-    settings: Mapping[str, int | float]
-    keep: Mapping[str, int | bool]
 
 
 class _Job:
@@ -75,7 +61,7 @@ class _Job:
                     seed=plan.seed,
                     tune=plan.tune,
                     draws=plan.draws,
-                    keep={what: value for what, value in plan.keep.items() if what != "unconstrained"},
+                    keep=dict(plan.keep),
                     cores=plan.cores,
                 )
         except BaseException as error:
@@ -83,6 +69,10 @@ class _Job:
         finally:
             self.seconds = time.perf_counter() - self.began
             self.done.set()
+
+    def elapsed(self) -> float:
+        """Return the seconds since the run began, or that it took."""
+        return self.seconds or time.perf_counter() - self.began
 
     def progress(self) -> list[ChainProgress]:
         total = self.plan.tune + self.plan.draws
@@ -277,16 +267,22 @@ class SamplingRun:
             )
 
     def _finish(self) -> Any:
+        from nutpie.trace import attach
+
         job = self._job
         if job.error is not None and not job.chains:
             raise job.error
         chains, job.chains = job.chains, []
         lengths = [sum(draws for draws, _ in chain["blocks"]) - chain["warmup"] for chain in chains]
-        result = self._build(chains)
+        try:
+            result = self._build(chains)
+        except Exception as error:
+            if job.error is None:
+                raise
+            result = getattr(error, "partial_trace", None)
         if job.error is not None:
-            with contextlib.suppress(AttributeError, TypeError):
-                job.error.partial_trace = result  # type: ignore[attr-defined]
-            job.error.add_note("nutpie: the draws so far are in the attribute `partial_trace` of this exception")
+            if result is not None:
+                attach(job.error, result, "the draws so far are in the attribute `partial_trace` of this exception")
             raise job.error
         if self._stopped:
             warnings.warn(
@@ -300,26 +296,17 @@ class SamplingRun:
 
     def _build(self, traces: list[dict[str, Any]]) -> Any:
         """Build a result from the draws of the core, which are taken out of the list."""
-        from nutpie.trace import ChainDraws, RunInfo, build_result
+        from nutpie.trace import ChainDraws, build_result
 
-        plan, progress = self._job.plan, self._job.progress()
-        info = RunInfo(
-            seed=plan.seed,
-            tune=plan.tune,
-            draws=plan.draws,
-            settings=plan.settings,
-            keep=plan.keep,
-            seconds=self._job.seconds or time.perf_counter() - self._job.began,
-            starts=self._starts,
-        )
+        progress = self._job.progress()
         chains: list[ChainDraws] = []
         # Nothing else may refer to the arrays, so that building the result can free them one by one.
         while traces:
-            trace = traces.pop(0)
-            trace.setdefault("n_gradients", progress[len(chains)].total_num_steps)
-            chains.append(ChainDraws.from_core(len(chains), trace, self._model.n_dim))
+            trace, chain = traces.pop(0), len(chains)
+            trace.setdefault("n_gradients", progress[chain].total_num_steps)
+            chains.append(ChainDraws.from_core(chain, self._starts[chain], trace))
             del trace
-        return build_result(self._model, chains, info, self._pointwise)
+        return build_result(self._model, chains, self._job.plan, self._job.elapsed(), self._pointwise)
 
     def _state(self) -> str:
         if not self.is_finished:
@@ -336,23 +323,11 @@ class SamplingRun:
         )
 
     def _repr_html_(self) -> str:
-        head = ("chain", "draws", "divergences", "step size", "gradients/draw")
-        rows = [
-            (
-                str(index),
-                f"{c.finished_draws} of {c.total_draws}{' (warm-up)' if c.tuning else ''}",
-                str(c.divergences),
-                f"{c.step_size:.3g}",
-                f"{c.total_num_steps / max(1, c.finished_draws):.1f}",
-            )
-            for index, c in enumerate(self.progress())
-        ]
-        lines = [_row("th", head), *(_row("td", row) for row in rows)]
-        return f"<table><caption>nutpie run, {html.escape(self._state())}</caption>{''.join(lines)}</table>"
+        from nutpie.progress.notebook import html_table
+        from nutpie.progress.summary import Tracker
 
-
-def _row(tag: str, cells: tuple[str, ...]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        tracker = Tracker(clock=self._job.elapsed, started=0.0)
+        return html_table(tracker.summary(self.progress(), closed=self.is_finished), f"nutpie run, {self._state()}")
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nutpie.initial import starting_points
+from nutpie.plan import Plan
 from nutpie.progress import Callback, Watcher, make_display
 from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
-from nutpie.run import Plan, SamplingRun
+from nutpie.run import SamplingRun
 from nutpie.settings import document, resolve
 
 if TYPE_CHECKING:
@@ -174,13 +175,20 @@ def sample(
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
     keep = {
         "warmup": bool(save_warmup),
-        "unconstrained": bool(store_unconstrained),
         "gradient": bool(store_gradient),
         "metric": bool(store_mass_matrix),
         "divergences": bool(store_divergences),
         "thin": counts.pop("thin"),
     }
-    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, **counts)
+    plan = Plan(
+        seed=_seed(seed),
+        sampler=sampler,
+        adaptation=adaptation,
+        settings=resolved,
+        keep=keep,
+        store_unconstrained=bool(store_unconstrained),
+        **counts,
+    )
     wanted: dict[Literal["log_likelihood", "log_prior"], bool] = {
         "log_likelihood": log_likelihood,
         "log_prior": log_prior,

@@ -102,23 +102,25 @@ class Tracker:
     ----------
     clock
         Returns seconds.
+    started
+        What it returned when the run began; when `summary` is called first, by default.
     """
 
     clock: Callable[[], float] = time.perf_counter
+    started: float | None = None
     _recent: list[_Recent] = field(default_factory=list)
-    _started: float | None = None
 
     def summary(self, chains: Sequence[ChainProgress], *, closed: bool = False) -> Summary:
         """Take the latest progress; `closed` says that the run is over."""
         now = self.clock()
-        if self._started is None:
-            self._started = now
-            self._recent = [_Recent() for _ in chains]
+        if self.started is None:
+            self.started = now
+        self._recent = self._recent or [_Recent() for _ in chains]
         rows = []
         for i, (chain, recent) in enumerate(zip(chains, self._recent, strict=True)):
             recent.add(chain)
             rows.append(_chain_row(str(i), chain, recent, closed))
-        elapsed = now - self._started
+        elapsed = now - self.started
         return Summary(rows, _total_row(rows, chains, elapsed, closed), elapsed)
 
 

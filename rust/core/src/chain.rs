@@ -1,8 +1,9 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
-use serde::{Deserialize, Serialize};
-
 use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
@@ -15,6 +16,7 @@ use crate::kernel::nuts::{Nuts, Outcome};
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
+use crate::stopwatch::Stopwatch;
 use crate::trace::{Divergence, Kind, Record, Statistic, Store};
 use crate::tree::Slot;
 
@@ -36,7 +38,16 @@ const CHAIN_STATISTICS: &[Statistic] = &[
     Statistic { name: "step_size", kind: Kind::Float, doc: "Step size of the draw, jitter included." },
     Statistic { name: "step_size_bar", kind: Kind::Float, doc: "Averaged step size of the adaptation." },
     Statistic { name: "tuning", kind: Kind::Bool, doc: "Whether the draw belongs to the warm-up." },
+    Statistic {
+        name: DURATION,
+        kind: Kind::Float,
+        doc: "Seconds that the draw took, by the clock on the wall. Draws of microseconds are timed a few at once. It \
+              differs between runs with the same seed.",
+    },
 ];
+
+/// Name of the only statistic that is not reproducible.
+pub const DURATION: &str = "process_time_diff";
 
 /// All statistics of a draw, in the order of [`Record::stats`].
 pub fn statistics() -> impl Iterator<Item = &'static Statistic> {
@@ -102,6 +113,7 @@ pub struct Chain {
     task: Task,
     n_gradients: u64,
     warmup_gradients: u64,
+    watch: Stopwatch,
 }
 
 impl Chain {
@@ -132,6 +144,7 @@ impl Chain {
             task: Task::Done,
             n_gradients: 0,
             warmup_gradients: 0,
+            watch: Stopwatch::new(Instant::now()),
         }
     }
 
@@ -185,6 +198,8 @@ impl Chain {
         if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
             dev.set_metric(&arrays.metrics, self.index, &metric)?;
         }
+        // The time that the chain waited is not its own.
+        self.watch = Stopwatch::new(Instant::now());
         self.next_task();
         Ok(())
     }
@@ -222,6 +237,7 @@ impl Chain {
         let Chain { adaptation, moments, host: [x, g, ..], .. } = self;
         let draw = Draw { point: Some([x, g]), ..Draw::default() };
         adaptation.start(Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments }, metric)?;
+        self.watch = Stopwatch::new(Instant::now());
         self.next_task();
         Ok(())
     }
@@ -385,7 +401,13 @@ impl Chain {
         let mut stats = [0.0; N_STATISTICS];
         let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
         kernel.copy_from_slice(&outcome.values());
-        own.copy_from_slice(&[self.step, self.adaptation.step_size_bar(), f64::from(u8::from(tuning))]);
+        let seconds = self.watch.lap(outcome.n_steps, Instant::now);
+        own.copy_from_slice(&[
+            self.step,
+            self.adaptation.step_size_bar(),
+            f64::from(u8::from(tuning)),
+            seconds,
+        ]);
         let divergence = outcome.divergence.map(|(from, to, energy)| Divergence {
             from: self.row + from,
             to: self.row + to,
