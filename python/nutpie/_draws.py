@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,10 @@ class ChainDraws:
         (index of the draw, whether it belongs to the warm-up, energy, energy error, points) of each divergence; the
         points are position, momentum and gradient before the step that diverged and the position after it, empty if
         they were not kept.
+    tune
+        Draws of the warm-up, kept or not.
+    report
+        What the core says of the warm-up, once the chain is done.
     """
 
     chain: int
@@ -72,6 +76,8 @@ class ChainDraws:
     blocks: list[Block]
     n_gradients: int
     divergences: Sequence[tuple[int, bool, float, float, Sequence[np.ndarray]]] = ()
+    tune: int = 0
+    report: Mapping[str, Any] | None = None
 
     @classmethod
     def from_core(cls, chain: int, start: np.ndarray, trace: dict[str, Any]) -> ChainDraws:
@@ -85,7 +91,16 @@ class ChainDraws:
                 a.reshape(draws, n) if a.size == draws * n else None for a, n in zip(arrays, columns, strict=True)
             ]
             blocks.append(Block(*rows))
-        return cls(chain, start, trace["warmup"], blocks, trace["n_gradients"], trace["divergences"])
+        return cls(
+            chain,
+            start,
+            trace["warmup"],
+            blocks,
+            trace["n_gradients"],
+            trace["divergences"],
+            trace["tune"],
+            trace.get("warmup_report"),
+        )
 
     @property
     def n_draws(self) -> int:

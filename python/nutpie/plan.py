@@ -18,7 +18,9 @@ class Plan:
     seed
         Seed of all random numbers.
     tune
-        Draws of the warm-up.
+        Draws of the warm-up, as planned.
+    extend
+        Whether the warm-up may go on where its metric is not good at its end.
     draws
         Draws after it.
     chains
@@ -28,7 +30,7 @@ class Plan:
     sampler
         Name of the sampler.
     adaptation
-        Name of the form of the inverse mass matrix.
+        Name of the way to adapt.
     settings
         Settings of the sampler that differ from the defaults, by name.
     keep
@@ -39,6 +41,7 @@ class Plan:
 
     seed: int
     tune: int
+    extend: bool
     draws: int
     chains: int
     cores: int
@@ -48,8 +51,8 @@ class Plan:
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the attribute ``inference_library_settings`` of a result holds, as JSON."""
-        counts = {"num_tune": self.tune, "num_draws": self.draws, "num_chains": self.chains, "seed": self.seed}
+    def describe(self, tune: int) -> dict[str, Any]:
+        """Return what the attribute ``inference_library_settings`` of a result with `tune` warm-up draws holds, as JSON."""
+        counts = {"num_tune": tune, "num_draws": self.draws, "num_chains": self.chains, "seed": self.seed}
         settings = {**counts, "thin": self.keep.get("thin", 1), **self.settings}
         return {"sampler": self.sampler, "adaptation": self.adaptation, "settings": settings}

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from nutpie.diagnose import warn_if_needed
 from nutpie.progress import ChainProgress, Watcher
 
 if TYPE_CHECKING:
+    from nutpie.metric import Metric
     from nutpie.models.base import CompiledModel, Density, PointwiseDensity
     from nutpie.plan import Plan
 
@@ -35,34 +36,41 @@ class _Job:
     It does not know the handle, so that a handle which nobody holds any more can end its run.
     """
 
-    def __init__(self, density: Density, starts: np.ndarray, plan: Plan) -> None:
+    def __init__(
+        self, density: Density, starts: np.ndarray, plan: Plan, metrics: Sequence[Metric | None]
+    ) -> None:
         self.control = _lib.Control(plan.chains)
         self.done = threading.Event()
         self.watched = threading.Event()
         self.watched_by = 0
         self.chains: list[dict[str, Any]] = []
+        self.shared: dict[str, Any] = {}
         self.error: BaseException | None = None
         self.seconds = 0.0
         self.began = time.perf_counter()
         self.plan = plan
         self._density = density
         self._starts = starts
+        self._metrics = metrics
 
     def work(self) -> None:
         plan = self.plan
         try:
             with _blas_threads(plan.cores, plan.chains):
-                self.chains, self.error = _lib.sample(
+                self.chains, self.shared, self.error = _lib.sample(
                     self.control,
                     self._density.address,
                     self._density.user_data,
                     self._starts,
                     dict(plan.settings),
+                    adaptation=plan.adaptation,
                     seed=plan.seed,
                     tune=plan.tune,
+                    extend=plan.extend,
                     draws=plan.draws,
                     keep=dict(plan.keep),
                     cores=plan.cores,
+                    metrics=[None if metric is None else metric.core for metric in self._metrics],
                 )
         except BaseException as error:
             self.error = error
@@ -75,8 +83,7 @@ class _Job:
         return self.seconds or time.perf_counter() - self.began
 
     def progress(self) -> list[ChainProgress]:
-        total = self.plan.tune + self.plan.draws
-        return [ChainProgress.from_core(values, total) for values in self.control.progress()]
+        return [ChainProgress.from_core(values, self.plan.draws) for values in self.control.progress()]
 
     def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
         """Show the progress until the end of the run; for one thread, that of the user or one of its own."""
@@ -132,6 +139,7 @@ class SamplingRun:
         model: CompiledModel,
         starts: np.ndarray,
         plan: Plan,
+        metrics: Sequence[Metric | None],
         pointwise: Mapping[str, PointwiseDensity],
         show: Callable[[Callable[[], list[ChainProgress]]], Watcher],
         *,
@@ -141,7 +149,7 @@ class SamplingRun:
         self._starts = starts
         self._pointwise = pointwise
         self._check = check
-        self._job = _Job(model.density(), starts, plan)
+        self._job = _Job(model.density(), starts, plan, metrics)
         self._watcher = show(self._job.progress)
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -304,9 +312,12 @@ class SamplingRun:
         while traces:
             trace, chain = traces.pop(0), len(chains)
             trace.setdefault("n_gradients", progress[chain].total_num_steps)
+            trace["tune"] = progress[chain].total_draws - self._job.plan.draws
             chains.append(ChainDraws.from_core(chain, self._starts[chain], trace))
             del trace
-        return build_result(self._model, chains, self._job.plan, self._job.elapsed(), self._pointwise)
+        return build_result(
+            self._model, chains, self._job.plan, self._job.elapsed(), self._pointwise, self._job.shared
+        )
 
     def _state(self) -> str:
         if not self.is_finished:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nutpie import _lib
 from nutpie.initial import starting_points
+from nutpie.metric import metrics_for_chains
 from nutpie.plan import Plan
 from nutpie.progress import Callback, Watcher, make_display
 from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
@@ -23,7 +25,7 @@ __all__ = ["sample"]
 
 #: Samplers, and ways to adapt them.
 SAMPLERS = ("nuts",)
-ADAPTATIONS = ("diag",)
+ADAPTATIONS = {name: tune for name, tune, _ in _lib.adaptations()}
 
 
 @document
@@ -46,7 +48,8 @@ def sample(
     log_likelihood: bool = False,
     log_prior: bool = False,
     sampler: str = "nuts",
-    adaptation: str = "diag",
+    adaptation: str = "auto",
+    metric: Any = None,
     blocking: bool = True,
     progress_bar: bool | str = True,
     progress_callback: Callback | None = None,
@@ -56,9 +59,10 @@ def sample(
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
 
-    During warm-up a diagonal metric is estimated from draws and gradients by the Fisher divergence (Seyboldt, Carlson
-    and Carpenter 2025), and the step size by dual averaging (Hoffman and Gelman 2014). Draws depend on the seed, the
-    model and the settings, not on the number of cores.
+    During warm-up the metric is estimated from draws and gradients by the Fisher divergence (Seyboldt, Carlson and
+    Carpenter 2025), pooled over chains and with as many eigenvectors as they call for, and the step size by dual
+    averaging (Hoffman and Gelman 2014). Draws depend on the seed, the model and the settings, not on the number of
+    cores.
 
     Parameters
     ----------
@@ -67,8 +71,9 @@ def sample(
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
-        Warm-up draws of each chain; 400 by default. With 0 the metric comes from the first gradient and the step size
-        from a short search.
+        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then the
+        warm-up also goes on, 100 draws at a time, while the metric is bad at its end and gets better. With 0 the metric
+        comes from the first gradient and the step size from a short search.
     chains : int, default 4
         Number of chains.
     cores : int, optional
@@ -121,8 +126,20 @@ def sample(
         warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
     sampler : {"nuts"}, default "nuts"
         The sampler.
-    adaptation : {"diag"}, default "diag"
-        The form of the inverse mass matrix.
+    adaptation : str, default "auto"
+        How the inverse mass matrix is estimated:
+
+        - ``"auto"``: chains pool their draws and gradients once they are near each other, and the matrix has as many
+          eigenvectors as these call for, from none (diagonal) to all (dense).
+        - ``"low_rank"``, ``"dense"``: the same with a matrix of this form.
+        - ``"diag"``, ``"low_rank_windows"``: each chain by itself, in windows that grow (Seyboldt, Carlson and
+          Carpenter 2025); ``"draw_diag"`` uses the variances of the draws alone.
+        - ``"stan"``, ``"stan_dense"``: the warm-up of Stan.
+        - ``"fixed"``: the matrix that `metric` gives; only the step size is adapted.
+    metric : result, array_like, dict or list, optional
+        Inverse mass matrix to begin with: an earlier result; the diagonal, of shape (n_dim,); the matrix, of shape
+        (n_dim, n_dim); a dict with ``stds`` of shape (n_dim,) and perhaps ``eigvals`` (rank,) and orthonormal
+        ``eigvecs`` (rank, n_dim); or a list with one of these for each chain. By default that of the first gradient.
     blocking : bool, default True
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
@@ -171,8 +188,9 @@ def sample(
     """
     resolved = resolve(settings, other_keywords=inspect.signature(sample).parameters)
     _choice("sampler", sampler, SAMPLERS)
-    _choice("adaptation", adaptation, ADAPTATIONS)
-    counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
+    _choice("adaptation", adaptation, tuple(ADAPTATIONS))
+    planned = ADAPTATIONS[adaptation] if tune is None else tune
+    counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
         "warmup": bool(save_warmup),
         "gradient": bool(store_gradient),
@@ -184,6 +202,7 @@ def sample(
         seed=_seed(seed),
         sampler=sampler,
         adaptation=adaptation,
+        extend=tune is None,
         settings=resolved,
         keep=keep,
         store_unconstrained=bool(store_unconstrained),
@@ -198,11 +217,13 @@ def sample(
     }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
+    metrics = metrics_for_chains(metric, compiled_model.n_dim, plan.chains)
     display = make_display(progress_bar, tune=plan.tune, background=not blocking)
     run = SamplingRun(
         compiled_model,
         starts,
         plan,
+        metrics,
         pointwise,
         lambda read: Watcher(read, display, progress_callback, progress_rate),
         check=check,

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nutpie import _lib
 
 __all__ = ["Setting", "declared", "document", "resolve"]
@@ -32,12 +34,10 @@ OTHER_NAMES = {
     "initvals": "use init=...",
     "inits": "use init=...",
     "init_mean": "it had no effect in the older package; use init=... to choose the starts",
-    "low_rank_modified_mass_matrix": "it has become adaptation=...",
+    "low_rank_modified_mass_matrix": "use adaptation='low_rank', or leave it to the default",
     "transform_adapt": "it has become adaptation=...",
     "use_grad_based_mass_matrix": "the metric is always estimated from draws and gradients",
     "mass_matrix_switch_freq": "use window_switch_freq=...",
-    "mass_matrix_eigval_cutoff": "there is no low-rank metric to which it could apply",
-    "mass_matrix_gamma": "there is no low-rank metric to which it could apply",
     "train_on_orbit": "there is nothing like it here",
     "step_size_adapt_method": "the step size is adapted by dual averaging",
     "step_size_adam_learning_rate": "the step size is adapted by dual averaging",
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
     """Declaration of a keyword."""
 
     name: str
-    default: int | float
+    default: bool | int | float
     min: float
     max: float
     doc: str
@@ -109,6 +109,10 @@ def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords
         near = difflib.get_close_matches(name, [*known, *other_keywords], n=1, cutoff=0.0)
         raise TypeError(f"sample() has no keyword {name!r}; did you mean {near[0]!r}?")
     setting = known[name]
+    if setting.type is bool:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
+        return bool(value)
     wanted = numbers.Integral if setting.type is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, wanted):
         kind = "a whole number" if setting.type is int else "a number"
@@ -127,12 +131,16 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
         for s in declared().values()
     ]
     function.__signature__ = signature.replace(parameters=[*fixed, *own])  # type: ignore[attr-defined]
-    lines = [f"{s.name} : {s.type.__name__}, default {s.default:g}\n{_wrapped(s.doc)}" for s in declared().values()]
+    lines = [f"{s.name} : {s.type.__name__}, default {_shown(s.default)}\n{_wrapped(s.doc)}" for s in declared().values()]
     text = inspect.cleandoc(function.__doc__ or "")
     function.__doc__ = text.replace(
         "**settings\n    Settings of the sampler, listed by `nutpie.settings`.", "\n".join(lines)
     )
     return function
+
+
+def _shown(default: bool | int | float) -> str:
+    return str(default) if isinstance(default, bool) else f"{default:g}"
 
 
 def _wrapped(text: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nutpie import _lib
 from nutpie._draws import Block, ChainDraws
+from nutpie._warmup import warmup_groups
 from nutpie._tables import PARAMETER, Source, draw_groups, own_dims, used_coords
 from nutpie.models.base import Variable
 
@@ -52,6 +53,7 @@ def build_result(
     plan: Plan,
     seconds: float,
     pointwise: Mapping[str, PointwiseDensity] | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> Any:
     """Build the result of a run.
 
@@ -67,6 +69,8 @@ def build_result(
         Time that the run took.
     pointwise
         Terms of the log density by group, as from `CompiledModel.pointwise`; computed for the draws after warm-up.
+    shared
+        What the core says of the warm-up that chains had in common.
 
     Returns
     -------
@@ -89,6 +93,7 @@ def build_result(
     divergences = _divergences(model, chains, plan)
     if divergences is not None:
         groups["divergences"] = divergences
+    groups |= warmup_groups(model, chains, plan, shared or {})
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays)
@@ -167,14 +172,14 @@ def _divergences(model: CompiledModel, chains: Sequence[ChainDraws], plan: Plan)
     """Return a table of all divergences, of draws that are not kept too; None if there were none."""
     import xarray as xr
 
-    rows = [(c.chain, *row) for c in chains for row in c.divergences]
+    rows = [(c.chain, c.tune, *row) for c in chains for row in c.divergences]
     if not rows:
         return None
-    chain, draw, tuning, energy, error, points = zip(*rows, strict=True)
+    chain, tune, draw, tuning, energy, error, points = zip(*rows, strict=True)
     tuned = np.array(tuning)
     columns = {
         "chain": (np.array(chain, dtype=np.int64), "Index of the chain."),
-        "draw": (np.array(draw) - np.where(tuned, 0, plan.tune), "Index of the draw within the warm-up or after it."),
+        "draw": (np.array(draw) - np.where(tuned, 0, tune), "Index of the draw within the warm-up or after it."),
         "tuning": (tuned, "Whether the draw belongs to the warm-up."),
         "energy": (np.array(energy), "Energy where the step that diverged ended."),
         "energy_error": (np.array(error), "That less the energy at the start of the trajectory."),
@@ -223,14 +228,16 @@ def _data_group(model: CompiledModel, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _attributes(chains: Sequence[ChainDraws], plan: Plan, seconds: float) -> dict[str, Any]:
+    # Of all chains, unless they warmed up by themselves and some needed longer.
+    tune = max((c.tune for c in chains), default=plan.tune)
     return {
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
         "arviz_version": importlib.metadata.version("arviz"),
         "inference_library": "nutpie",
         "inference_library_version": _lib.__version__,
-        "inference_library_settings": json.dumps(plan.describe()),
+        "inference_library_settings": json.dumps(plan.describe(tune)),
         "sampling_time": seconds,
-        "tuning_steps": plan.tune,
+        "tuning_steps": tune,
         "n_gradients": sum(c.n_gradients for c in chains),
     }
 

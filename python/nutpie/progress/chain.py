@@ -54,6 +54,8 @@ class ChainProgress:
         return self.latest_num_steps
 
     @classmethod
-    def from_core(cls, values: Mapping[str, Any], total_draws: int) -> ChainProgress:
-        """Take what `nutpie._lib.Control.progress` says of a chain."""
-        return cls(total_draws=total_draws, **values)
+    def from_core(cls, values: Mapping[str, Any], draws: int) -> ChainProgress:
+        """Take what `nutpie._lib.Control.progress` says of a chain that makes so many draws after its warm-up."""
+        # Not known from the start: a warm-up can turn out longer than planned.
+        tune = values["tune"]
+        return cls(total_draws=tune + draws, **{name: v for name, v in values.items() if name != "tune"})

@@ -173,6 +173,11 @@ impl Block {
         &self.pools
     }
 
+    /// Warm-up draws of the chain that makes the most.
+    pub fn tune(&self) -> u64 {
+        self.chains.iter().map(Chain::tune).max().unwrap_or(0)
+    }
+
     /// The metric of a chain.
     pub fn metric(&self, index: usize) -> Result<Metric> {
         self.dev.metric(&self.arrays.metrics, index)

@@ -65,6 +65,7 @@ impl Control {
                 let d = PyDict::new(py);
                 d.set_item("started", p.started)?;
                 d.set_item("tuning", p.tuning)?;
+                d.set_item("tune", p.tune)?;
                 d.set_item("finished_draws", p.finished_draws)?;
                 d.set_item("divergences", p.divergences)?;
                 d.set_item("divergent_draws", p.divergent_draws)?;

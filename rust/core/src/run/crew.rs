@@ -180,6 +180,7 @@ impl<'a> Crew<'a> {
         let Running { block, store } = match &mut task.running {
             Some(running) => {
                 running.block.after_meeting()?;
+                progress.plan(running.block.tune());
                 running
             }
             none => {
@@ -195,7 +196,11 @@ impl<'a> Crew<'a> {
             if block.waiting() && block.pools().is_empty() {
                 return Ok(true);
             }
+            let waited = block.waiting();
             block.round(store, |done| progress.draw(&done.outcome, done.step_size, done.tuning))?;
+            if waited {
+                progress.plan(block.tune());
+            }
         }
         Ok(false)
     }

@@ -146,6 +146,7 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Run all chains. Whatever happens, the draws so far are in the output.
     pub fn execute(&self, control: &Control) -> Output {
+        control.chains.iter().for_each(|chain| chain.plan(self.settings.tune));
         let crew = Crew::new(self, control);
         let threads = self.cores.clamp(1, self.starts.len().max(1));
         let panicked = std::thread::scope(|scope| {
