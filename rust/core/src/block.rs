@@ -5,7 +5,7 @@
 
 use crate::chain::{Arrays, Chain, ChainState};
 use crate::density::Density;
-use crate::device::{Device, Metric, Moments, Phase, Refresh, Row};
+use crate::device::{Device, Moments, Phase, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::Batch;
@@ -52,7 +52,7 @@ impl Block {
         let arrays = Arrays {
             dim,
             phase: Phase::alloc(&mut *dev, n * Chain::rows(settings), dim)?,
-            metric: Metric::alloc_diag(&mut *dev, n, dim)?,
+            metrics: dev.alloc_metrics(n, dim)?,
             moments: Moments::alloc(&mut *dev, n * FisherDiag::ROWS, dim)?,
         };
         let chains = ids.iter().enumerate().map(|(i, id)| Chain::new(settings, *id, i, &arrays)).collect();
@@ -145,7 +145,7 @@ impl Block {
         }
         if !self.refreshes.is_empty() {
             let kinetic = &mut self.kinetic[..self.refreshes.len()];
-            dev.refresh(&arrays.phase, &arrays.metric, &self.refreshes, kinetic)?;
+            dev.refresh(&arrays.phase, &arrays.metrics, &self.refreshes, kinetic)?;
             for (index, kinetic) in self.refreshed.iter().zip(kinetic) {
                 chains[*index].refreshed(*kinetic);
             }
@@ -160,7 +160,7 @@ impl Block {
         if batch.is_empty() {
             return Ok(());
         }
-        batch.run(&mut **dev, &mut **density, &arrays.phase, &arrays.metric)?;
+        batch.run(&mut **dev, &mut **density, &arrays.phase, &arrays.metrics)?;
         for (arrival, &index) in batch.arrivals().zip(&self.active) {
             let chain = &mut chains[index];
             let tuning = chain.tuning();

@@ -1,14 +1,17 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::adapt::DiagAdaptation;
 use crate::adapt::step_size::{Found, StepSearch};
-use crate::device::{Device, Metric, Moments, Phase, Refresh, Row};
+use crate::device::{Device, Metrics, Moments, Phase, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::{FisherDiag, FisherDiagState};
 use crate::integrate::{Arrival, Batch, Request};
 use crate::kernel::nuts::{Nuts, Outcome};
+use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
 use crate::trace::{Divergence, Kind, Record, Statistic, Store};
@@ -22,7 +25,7 @@ pub struct Arrays {
     /// Points; each chain has a row for each slot of its kernel.
     pub phase: Phase,
     /// Metrics, a row for each chain.
-    pub metric: Metric,
+    pub metrics: Metrics,
     /// Moments, two rows for each chain.
     pub moments: Moments,
 }
@@ -59,8 +62,10 @@ pub struct ChainState {
     pub g: Vec<f64>,
     /// Log density there.
     pub logp: f64,
-    /// The arrays of the metric.
-    pub metric: [Vec<f64>; 2],
+    /// The metric.
+    pub metric: Metric,
+    /// Its diagonal as the device has it: what `metric` says of it may differ in the last bit.
+    pub inv_mass: Vec<f64>,
     /// The estimator of the metric.
     pub estimator: FisherDiagState,
     /// Step size and schedule.
@@ -160,7 +165,7 @@ impl Chain {
         }
         self.logp = logp;
         let row = self.current_row();
-        dev.metric_from_gradient(&arrays.metric, self.index, &arrays.phase, row)?;
+        dev.metric_from_gradient(&arrays.metrics, self.index, &arrays.phase, row)?;
         self.estimator.add(dev, &arrays.phase, row)?;
         self.next_task();
         Ok(())
@@ -255,8 +260,8 @@ impl Chain {
         let row = self.current_row();
         let tuning = self.tuning();
         if tuning {
-            let Arrays { phase, metric, .. } = arrays;
-            self.adaptation.observe(self.draw, &outcome, &mut self.estimator, dev, metric, phase, row)?;
+            let Arrays { phase, metrics, .. } = arrays;
+            self.adaptation.observe(self.draw, &outcome, &mut self.estimator, dev, metrics, phase, row)?;
         }
         let mut stats = [0.0; N_STATISTICS];
         let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
@@ -278,7 +283,7 @@ impl Chain {
             phase: arrays.phase,
             row,
             dim: arrays.dim,
-            metric: arrays.metric,
+            metrics: arrays.metrics,
             divergence,
             stats: &stats,
         };
@@ -298,7 +303,6 @@ impl Chain {
             dev.read(Row { buf, index }, &mut host)?;
             Ok(host)
         };
-        let [inv_mass, mass_sqrt] = arrays.metric.bufs();
         Ok(Some(ChainState {
             settings: self.settings.clone(),
             chain: self.id,
@@ -307,7 +311,8 @@ impl Chain {
             x: read(arrays.phase.x, self.current_row())?,
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
-            metric: [read(inv_mass, self.index)?, read(mass_sqrt, self.index)?],
+            metric: dev.metric(&arrays.metrics, self.index)?,
+            inv_mass: read(arrays.metrics.inv_mass, self.index)?,
             estimator: self.estimator.save(dev, arrays.dim)?,
             adaptation: self.adaptation.clone(),
         }))
@@ -315,19 +320,23 @@ impl Chain {
 
     /// Go on from a state. More draws than before may be asked for.
     pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
-        let vectors = [(arrays.phase.x, &state.x), (arrays.phase.g, &state.g)];
-        let rows = vectors.map(|(buf, v)| (Row { buf, index: self.current_row() }, v));
-        let metric = arrays.metric.bufs();
-        let metric = [0, 1].map(|i| (Row { buf: metric[i], index: self.index }, &state.metric[i]));
-        for (row, vector) in rows.into_iter().chain(metric) {
-            if vector.len() != arrays.dim {
+        for (what, length) in [("x", state.x.len()), ("g", state.g.len()), ("metric", state.inv_mass.len())] {
+            if length != arrays.dim {
                 return Err(Error::State(format!(
-                    "it has {} parameters, the density {}",
-                    vector.len(),
+                    "its {what} has {length} parameters, the density {}",
                     arrays.dim
                 )));
             }
-            dev.write(row, vector)?;
+        }
+        let Arrays { phase, metrics, .. } = arrays;
+        dev.set_metric(metrics, self.index, &Arc::new(state.metric.clone()))?;
+        let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
+        write(phase.x, self.current_row(), &state.x)?;
+        write(phase.g, self.current_row(), &state.g)?;
+        if state.metric.rank() == 0 {
+            let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
+            write(metrics.inv_mass, self.index, &state.inv_mass)?;
+            write(metrics.mass_sqrt, self.index, &mass_sqrt)?;
         }
         self.id = state.chain;
         self.draw = state.draw;

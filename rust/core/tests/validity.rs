@@ -23,7 +23,7 @@ use harness::{
 };
 use nutpie_core::adapt::step_size::DualAverage;
 use nutpie_core::density::HostDensity;
-use nutpie_core::device::{Cpu, Device, Metric, Moments, Phase, Row, Sample};
+use nutpie_core::device::{Cpu, Device, Moments, Phase, Row, Sample};
 use nutpie_core::integrate::{Arrival, Batch};
 use nutpie_core::kernel::nuts::Nuts;
 use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
@@ -643,10 +643,9 @@ fn warm_up_finds_step_size_and_metric() {
         assert!((0.65..0.95).contains(&symmetric), "mean symmetric acceptance {symmetric}");
         accept.push(symmetric);
         let state = block.save(0).unwrap().expect("a state, since the chain is done");
-        let [inverse, mass_sqrt] = &state.metric;
-        for ((sum, inverse), mass_sqrt) in inv_mass.iter_mut().zip(inverse).zip(mass_sqrt) {
+        for ((sum, inverse), std) in inv_mass.iter_mut().zip(&state.inv_mass).zip(&state.metric.stds) {
             *sum += inverse.ln() / SEEDS as f64;
-            assert_close("mass", mass_sqrt * mass_sqrt * inverse, 1.0);
+            assert_close("scale", std * std / inverse, 1.0);
         }
     }
     let mean = accept.iter().sum::<f64>() / SEEDS as f64;
@@ -751,7 +750,7 @@ fn metric_is_the_ratio_of_the_variances() {
     let dim = 11;
     let mut dev = Cpu::new();
     let phase = Phase::alloc(&mut dev, 1, dim).unwrap();
-    let metric = Metric::alloc_diag(&mut dev, 1, dim).unwrap();
+    let metrics = dev.alloc_metrics(1, dim).unwrap();
     let moments = Moments::alloc(&mut dev, 2, dim).unwrap();
     for sizes in [[7u64, 30], [0, 12], [12, 0], [1, 3]] {
         let mut points = Vec::new();
@@ -770,9 +769,10 @@ fn metric_is_the_ratio_of_the_variances() {
                 points.push((x, g));
             }
         }
-        dev.fit_fisher_diag(&metric, 0, &moments, samples).unwrap();
-        let mut inv_mass = vec![0.0; dim];
-        dev.read(Row { buf: metric.bufs()[0], index: 0 }, &mut inv_mass).unwrap();
+        dev.fit_fisher_diag(&metrics, 0, &moments, samples).unwrap();
+        let [mut inv_mass, mut mass_sqrt] = [vec![0.0; dim], vec![0.0; dim]];
+        dev.read(Row { buf: metrics.inv_mass, index: 0 }, &mut inv_mass).unwrap();
+        dev.read(Row { buf: metrics.mass_sqrt, index: 0 }, &mut mass_sqrt).unwrap();
         let variance = |value: &dyn Fn(usize) -> f64| {
             let n = points.len();
             let mean = (0..n).map(value).sum::<f64>() / n as f64;
@@ -781,6 +781,7 @@ fn metric_is_the_ratio_of_the_variances() {
         for (i, inv_mass) in inv_mass.into_iter().enumerate() {
             let ratio = variance(&|k| points[k].0[i]) / variance(&|k| points[k].1[i]);
             assert_close("inverse mass", inv_mass, ratio.sqrt());
+            assert_close("mass", mass_sqrt[i] * mass_sqrt[i] * inv_mass, 1.0);
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::AdaptSettings;
 use super::step_size::DualAverage;
 use super::windows::Windows;
-use crate::device::{Device, Metric, Phase};
+use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::kernel::nuts::Outcome;
@@ -73,7 +73,7 @@ impl DiagAdaptation {
         outcome: &Outcome,
         estimator: &mut FisherDiag,
         dev: &mut dyn Device,
-        metric: &Metric,
+        metrics: &Metrics,
         phase: &Phase,
         point: usize,
     ) -> Result<()> {
@@ -87,7 +87,7 @@ impl DiagAdaptation {
             estimator.forget_older();
         }
         if (plan.collect || plan.switch) && estimator.count() >= MIN_POINTS {
-            estimator.fit(dev, metric)?;
+            estimator.fit(dev, metrics)?;
             self.search_pending = !self.metric_changed;
             self.metric_changed = true;
         }

@@ -2,14 +2,14 @@
 //!
 //! With y = (x - mu) / sigma, the divergence between the target's draws and a standard normal,
 //! mean |sigma g + (x - mu) / sigma|^2, is smallest at sigma^2 = (Var x / Var g)^(1/2) (Seyboldt, Carlson and Carpenter
-//! 2025, equation 8). mu does not enter a leapfrog step, so it is not kept.
+//! 2025, equation 8). mu does not enter a leapfrog step.
 //!
 //! Of the foreground sample and the background sample, the second is always part of the first. So two disjoint samples
 //! are kept, the older and the newer: the background is the newer, the foreground their union.
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Device, Metric, Moments, Phase, Row, Sample};
+use crate::device::{Device, Metrics, Moments, Phase, Row, Sample};
 use crate::error::{Error, Result};
 
 /// The estimator of one chain.
@@ -67,8 +67,8 @@ impl FisherDiag {
     }
 
     /// Set the metric to the estimate.
-    pub fn fit(&self, dev: &mut dyn Device, metric: &Metric) -> Result<()> {
-        dev.fit_fisher_diag(metric, self.metric_row, &self.moments, [self.older, self.newer])
+    pub fn fit(&self, dev: &mut dyn Device, metrics: &Metrics) -> Result<()> {
+        dev.fit_fisher_diag(metrics, self.metric_row, &self.moments, [self.older, self.newer])
     }
 
     /// Copy the numbers to the host.

@@ -7,6 +7,7 @@ use nutpie_core::density::{HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Row};
 use nutpie_core::error::Result;
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
+use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Record, Store};
@@ -114,7 +115,8 @@ impl Kernel {
                 x: x.clone(),
                 g,
                 logp,
-                metric: [self.inv_mass.clone(), self.inv_mass.iter().map(|m| (1.0 / m).sqrt()).collect()],
+                metric: Metric::diagonal(&self.inv_mass, vec![0.0; dim]),
+                inv_mass: self.inv_mass.clone(),
                 estimator: FisherDiagState {
                     counts: [0; 2],
                     moments: std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; dim])),
