@@ -13,7 +13,7 @@ use std::time::Instant;
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{Chain, N_STATISTICS};
 use nutpie_core::density::{Failure, HostDensity, OnHost};
-use nutpie_core::device::{Cpu, Device, Leaf, Metric, Moments, Phase, Refresh, Sample, Span, Step};
+use nutpie_core::device::{Cpu, Device, Leaf, Moments, Phase, Refresh, Sample, Span, Step};
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Keep, MemoryStore};
@@ -104,13 +104,13 @@ fn phases(dim: usize) -> [f64; 5] {
     let mut dev = Cpu::new();
     let rows = Chain::rows(&Settings::default());
     let phase = Phase::alloc(&mut dev, rows, dim).expect("memory");
-    let metric = Metric::alloc_diag(&mut dev, 1, dim).expect("memory");
+    let metrics = dev.alloc_metrics(1, dim).expect("memory");
     let moments = Moments::alloc(&mut dev, 2, dim).expect("memory");
     let calls = (10_000_000 / dim).clamp(5, 1_000_000);
     let key = Key { seed: 1, chain: 0, draw: 0 };
     let mut kinetic = [0.0];
     let mut dots = [[0.0; 2]; 4];
-    dev.metric_from_gradient(&metric, 0, &phase, 0).expect("metric");
+    dev.metric_from_gradient(&metrics, 0, &phase, 0).expect("metric");
     let mut at = 0;
     let mut next = || {
         at = (at + 1) % 6;
@@ -118,12 +118,12 @@ fn phases(dim: usize) -> [f64; 5] {
     };
     let refresh = best(calls, || {
         let ops = [Refresh { metric: 0, row: 0, key, purpose: Purpose::Momentum }];
-        dev.refresh(&phase, &metric, &ops, &mut kinetic).expect("refresh");
+        dev.refresh(&phase, &metrics, &ops, &mut kinetic).expect("refresh");
     });
     let kick_drift = best(calls, || {
         let from = next();
         let op = Step { metric: 0, from, to: (from + 1) % 6, kick: 1e-3, drift: 1e-3 };
-        dev.kick_drift(&phase, &metric, &[op]).expect("step");
+        dev.kick_drift(&phase, &metrics, &[op]).expect("step");
     });
     let mut leaf = |spans: usize| {
         best(calls, || {
@@ -131,7 +131,7 @@ fn phases(dim: usize) -> [f64; 5] {
             let span = |k: usize| Span { start: (row + k) % 6, adjacent: false };
             let spans_of = [span(1), span(2), span(3), span(4)];
             let leaf = Leaf { metric: 0, row, kick: 1e-3, onward: None, spans };
-            dev.finish_leaf(&phase, &metric, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])
+            dev.finish_leaf(&phase, &metrics, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])
                 .expect("leaf");
         })
     };
@@ -139,7 +139,7 @@ fn phases(dim: usize) -> [f64; 5] {
     let adapt = best(calls, || {
         let samples = [Sample { row: 0, count: 10 }, Sample { row: 1, count: 10 }];
         dev.accumulate(&moments, samples[1], &phase, 0).expect("moments");
-        dev.fit_fisher_diag(&metric, 0, &moments, samples).expect("fit");
+        dev.fit_fisher_diag(&metrics, 0, &moments, samples).expect("fit");
     });
     [refresh, kick_drift, bare, two, adapt].map(|s| s * 1e9)
 }

@@ -220,12 +220,12 @@ MUTANTS = [
     ),
     mutant(
         "device: spans backward in time count as forward",
-        "device/cpu.rs",
+        "device/points.rs",
         ("dot / (2.0 * leaf.kick)", "dot / (2.0 * leaf.kick.abs())"),
     ),
     mutant(
         "device: more spans than one pass takes are measured in the first block only",
-        "device/cpu.rs",
+        "device/points.rs",
         (
             "                work.span(start(span), dots);\n",
             "                if block.start == 0 { work.span(start(span), dots) }\n",
@@ -334,7 +334,7 @@ MUTANTS = [
     ),
     mutant(
         "leapfrog: gradient of the point before",
-        "device/cpu.rs",
+        "device/points.rs",
         ("g: self.g.row(row, block) }", "g: self.g.row(row.saturating_sub(1), block) }"),
     ),
     mutant("leapfrog: velocity without the mass", "device/ops.rs", ("drift * (inv_mass[i] * half)", "drift * half")),
@@ -351,16 +351,13 @@ MUTANTS = [
     mutant(
         "leapfrog: kinetic energy without the half",
         "device/cpu.rs",
-        ("*kinetic = 0.5 * points.finish(", "*kinetic = points.finish("),
+        ("*kinetic = 0.5 * square;\n            (spans", "*kinetic = square;\n            (spans"),
     ),
     # Momentum and random numbers.
     mutant(
         "momentum: scaled by the inverse mass",
         "device/cpu.rs",
-        (
-            "let Metric::Diag { mass_sqrt, .. } = *metric;\n        let [p, mass_sqrt]",
-            "let Metric::Diag { inv_mass: mass_sqrt, .. } = *metric;\n        let [p, mass_sqrt]",
-        ),
+        ("let (mut all, [_, mass_sqrt, _]) =", "let (mut all, [mass_sqrt, _, _]) ="),
     ),
     mutant(
         "momentum: never refreshed",

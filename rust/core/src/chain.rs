@@ -76,6 +76,8 @@ pub struct ChainState {
     pub logp: f64,
     /// The metric in force.
     pub metric: Metric,
+    /// Its diagonal as the device has it: what `metric` says of it may differ in the last bit.
+    pub inv_mass: Vec<f64>,
     /// Moments of draws and gradients.
     pub moments: FisherDiagState,
     /// Step size, schedule and what else the warm-up knows.
@@ -347,7 +349,10 @@ impl Chain {
         let Some(reservoir) = &mut self.reservoir else { return Ok(()) };
         let (slot, index, energy_error) = self.kernel.latest();
         if reservoir.offer(index, energy_error) {
-            dev.copy_point(&arrays.phase, self.row + slot, self.row + Self::rows(&self.settings) - 1)?;
+            for buf in [arrays.phase.x, arrays.phase.g] {
+                let row = |index| Row { buf, index };
+                dev.copy(row(self.row + slot), row(self.row + Self::rows(&self.settings) - 1), arrays.dim)?;
+            }
         }
         Ok(())
     }
@@ -453,6 +458,7 @@ impl Chain {
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
             metric: dev.metric(&arrays.metrics, self.index)?,
+            inv_mass: read(arrays.metrics.inv_mass, self.index)?,
             moments: self.moments.save(dev, arrays.dim)?,
             adaptation: self.adaptation.clone(),
         }))
@@ -460,17 +466,23 @@ impl Chain {
 
     /// Go on from a state. More draws than before may be asked for.
     pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
-        let vectors = [(arrays.phase.x, &state.x), (arrays.phase.g, &state.g)];
-        let rows = vectors.map(|(buf, v)| (Row { buf, index: self.current_row() }, v));
-        for (row, vector) in rows {
-            if vector.len() != arrays.dim || state.metric.dim() != arrays.dim {
+        for (what, length) in [("x", state.x.len()), ("g", state.g.len()), ("metric", state.inv_mass.len())] {
+            if length != arrays.dim {
                 return Err(Error::State(format!(
-                    "it has {} parameters, the density {}",
-                    vector.len(),
+                    "its {what} has {length} parameters, the density {}",
                     arrays.dim
                 )));
             }
-            dev.write(row, vector)?;
+        }
+        let Arrays { phase, metrics, .. } = arrays;
+        dev.set_metric(metrics, self.index, &Arc::new(state.metric.clone()))?;
+        let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
+        write(phase.x, self.current_row(), &state.x)?;
+        write(phase.g, self.current_row(), &state.g)?;
+        if state.metric.rank() == 0 {
+            let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
+            write(metrics.inv_mass, self.index, &state.inv_mass)?;
+            write(metrics.mass_sqrt, self.index, &mass_sqrt)?;
         }
         self.id = state.chain;
         self.draw = state.draw;
@@ -478,7 +490,6 @@ impl Chain {
         self.logp = state.logp;
         self.adaptation = state.adaptation.clone();
         self.moments.load(dev, arrays.dim, &state.moments)?;
-        dev.set_metric(&arrays.metrics, self.index, &Arc::new(state.metric.clone()))?;
         self.next_task();
         Ok(())
     }

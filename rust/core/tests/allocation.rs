@@ -66,6 +66,8 @@ fn allocations(scheme: Scheme) -> [u64; 2] {
     while block.chains()[0].tuning() {
         block.round(&mut store, |_| ()).unwrap();
     }
+    // The metric is checked once more before the first draw after the warm-up.
+    block.round(&mut store, |_| ()).unwrap();
     let between = ALLOCATIONS.get();
     while !block.done() {
         block.round(&mut store, |_| ()).unwrap();

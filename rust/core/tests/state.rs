@@ -148,7 +148,7 @@ fn a_fatal_error_ends_the_run_and_keeps_the_draws() {
     let density = || Box::new(OnHost::new(Breaks(4_000))) as Box<dyn Density>;
     let output = execute(&settings, 1, &density);
     assert!(matches!(&output.error, Some(Error::Density(e)) if e.to_string() == "broken"));
-    assert!(output.chains[0].draws() > 50);
+    assert!(output.chains[0].draws() > 20);
     assert_eq!(output.chains[0].flat(|block| &block.positions).len(), output.chains[0].draws() * DIM);
 }
 

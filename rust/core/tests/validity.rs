@@ -22,8 +22,9 @@ use harness::{
     uniforms,
 };
 use nutpie_core::adapt::step_size::DualAverage;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::density::HostDensity;
-use nutpie_core::device::{Cpu, Device, Metric, Moments, Phase, Row, Sample};
+use nutpie_core::device::{Cpu, Device, Moments, Phase, Row, Sample};
 use nutpie_core::integrate::{Arrival, Batch};
 use nutpie_core::kernel::nuts::Nuts;
 use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
@@ -39,10 +40,27 @@ fn check_default<D: HostDensity + Clone + 'static>(
     functionals: &[Functional],
     draws: u64,
 ) {
-    check(name, functionals, |seed| {
-        let settings = Settings { seed, tune: 300, draws, ..Settings::default() };
-        (0..2).flat_map(|chain| positions(density, &settings, chain)).collect()
+    check_scheme(Scheme::Auto, 150, name, density, functionals, draws);
+}
+
+/// Compare two chains, which warm up together if the scheme pools.
+fn check_scheme<D: HostDensity + Clone + 'static>(
+    scheme: Scheme,
+    tune: u64,
+    name: &str,
+    density: &D,
+    functionals: &[Functional],
+    draws: u64,
+) {
+    let adapt = AdaptSettings::new(scheme);
+    check(&format!("{name}, {scheme:?}"), functionals, |seed| {
+        let settings = Settings { seed, tune, draws, adapt: adapt.clone(), ..Settings::default() };
+        positions(density, &settings, 0..2)
     });
+}
+
+fn diag() -> AdaptSettings {
+    AdaptSettings::new(Scheme::Diag)
 }
 
 fn gaussian(dim: usize, rho: f64) -> Autoregressive {
@@ -96,6 +114,24 @@ fn gaussian_functionals() -> Vec<Functional> {
 #[test]
 fn correlated_gaussian() {
     check_default("gaussian", &gaussian(10, 0.8), &gaussian_functionals(), 1000);
+}
+
+#[test]
+fn correlated_gaussian_by_every_other_scheme() {
+    for (scheme, tune) in [
+        (Scheme::LowRank, 150),
+        (Scheme::Dense, 150),
+        (Scheme::Diag, 300),
+        (Scheme::DrawDiag, 300),
+        (Scheme::LowRankWindows, 300),
+        (Scheme::Stan, 300),
+        (Scheme::StanDense, 300),
+        (Scheme::Fixed, 50),
+        // Too short for anything but a rough guess, which must be right all the same.
+        (Scheme::Auto, 20),
+    ] {
+        check_scheme(scheme, tune, "gaussian", &gaussian(10, 0.8), &gaussian_functionals(), 1000);
+    }
 }
 
 #[test]
@@ -422,7 +458,7 @@ fn simulation_based_calibration() {
         let truth = quantities(&[mu, 2.0 * s.ln()]);
         let settings =
             Settings { seed: 123, tune: 150, draws: (DRAWS * THINNING) as u64, ..Settings::default() };
-        let draws = positions(&target, &settings, simulation);
+        let draws = positions(&target, &settings, simulation..simulation + 1);
         for (k, ranks) in ranks.iter_mut().enumerate() {
             let below = |x: &&Vec<f64>| quantities(x)[k] < truth[k];
             ranks.push(draws.iter().step_by(THINNING).filter(below).count());
@@ -623,7 +659,7 @@ fn warm_up_finds_step_size_and_metric() {
     let mut accept = Vec::new();
     let mut inv_mass = vec![0.0; dim];
     for seed in 0..SEEDS {
-        let settings = Settings { seed, tune: 400, draws: 400, ..Settings::default() };
+        let settings = Settings { seed, tune: 400, draws: 400, adapt: diag(), ..Settings::default() };
         let mut block = new_block(&target, &settings, 0);
         let draws = finish(&mut block, dim);
         assert!(draws.iter().enumerate().all(|(i, d)| d.tuning == (i < 400)));
@@ -643,10 +679,9 @@ fn warm_up_finds_step_size_and_metric() {
         assert!((0.65..0.95).contains(&symmetric), "mean symmetric acceptance {symmetric}");
         accept.push(symmetric);
         let state = block.save(0).unwrap().expect("a state, since the chain is done");
-        let [inverse, mass_sqrt] = &state.metric;
-        for ((sum, inverse), mass_sqrt) in inv_mass.iter_mut().zip(inverse).zip(mass_sqrt) {
+        for ((sum, inverse), std) in inv_mass.iter_mut().zip(&state.inv_mass).zip(&state.metric.stds) {
             *sum += inverse.ln() / SEEDS as f64;
-            assert_close("mass", mass_sqrt * mass_sqrt * inverse, 1.0);
+            assert_close("scale", std * std / inverse, 1.0);
         }
     }
     let mean = accept.iter().sum::<f64>() / SEEDS as f64;
@@ -668,7 +703,7 @@ fn warm_up_finds_step_size_and_metric() {
 #[test]
 fn step_sizes_follow_dual_averaging() {
     let target = gaussian(4, 0.6);
-    let mut settings = Settings { seed: 8, tune: 400, draws: 3, ..Settings::default() };
+    let mut settings = Settings { seed: 8, tune: 400, draws: 3, adapt: diag(), ..Settings::default() };
     settings.adapt.step_size_jitter = 0.0;
     let draws = finish(&mut new_block(&target, &settings, 0), 4);
     let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
@@ -710,7 +745,7 @@ fn only_draws_that_moved_are_collected() {
     let (mut collected, mut passed_over) = (0, 0);
     for seed in 0..20 {
         // Too short for a window to end, so that nothing is forgotten; the final part is three draws.
-        let settings = Settings { seed, tune: 20, draws: 0, ..Settings::default() };
+        let settings = Settings { seed, tune: 20, draws: 0, adapt: diag(), ..Settings::default() };
         let mut block = new_block(&Exponential { dim: 2 }, &settings, 0);
         let draws = finish(&mut block, 2);
         let usable = |d: &&Draw| {
@@ -719,7 +754,7 @@ fn only_draws_that_moved_are_collected() {
         };
         let moved = draws[..17].iter().filter(usable).count() as u64;
         let state = block.save(0).unwrap().expect("a state, since the chain is done");
-        assert_eq!(state.estimator.counts, [0, 1 + moved], "seed {seed}");
+        assert_eq!(state.moments.counts, [0, 1 + moved], "seed {seed}");
         collected += moved;
         passed_over += 17 - moved;
     }
@@ -751,7 +786,7 @@ fn metric_is_the_ratio_of_the_variances() {
     let dim = 11;
     let mut dev = Cpu::new();
     let phase = Phase::alloc(&mut dev, 1, dim).unwrap();
-    let metric = Metric::alloc_diag(&mut dev, 1, dim).unwrap();
+    let metrics = dev.alloc_metrics(1, dim).unwrap();
     let moments = Moments::alloc(&mut dev, 2, dim).unwrap();
     for sizes in [[7u64, 30], [0, 12], [12, 0], [1, 3]] {
         let mut points = Vec::new();
@@ -770,9 +805,10 @@ fn metric_is_the_ratio_of_the_variances() {
                 points.push((x, g));
             }
         }
-        dev.fit_fisher_diag(&metric, 0, &moments, samples).unwrap();
-        let mut inv_mass = vec![0.0; dim];
-        dev.read(Row { buf: metric.bufs()[0], index: 0 }, &mut inv_mass).unwrap();
+        dev.fit_fisher_diag(&metrics, 0, &moments, samples).unwrap();
+        let [mut inv_mass, mut mass_sqrt] = [vec![0.0; dim], vec![0.0; dim]];
+        dev.read(Row { buf: metrics.inv_mass, index: 0 }, &mut inv_mass).unwrap();
+        dev.read(Row { buf: metrics.mass_sqrt, index: 0 }, &mut mass_sqrt).unwrap();
         let variance = |value: &dyn Fn(usize) -> f64| {
             let n = points.len();
             let mean = (0..n).map(value).sum::<f64>() / n as f64;
@@ -781,6 +817,7 @@ fn metric_is_the_ratio_of_the_variances() {
         for (i, inv_mass) in inv_mass.into_iter().enumerate() {
             let ratio = variance(&|k| points[k].0[i]) / variance(&|k| points[k].1[i]);
             assert_close("inverse mass", inv_mass, ratio.sqrt());
+            assert_close("mass", mass_sqrt[i] * mass_sqrt[i] * inv_mass, 1.0);
         }
     }
 }

@@ -89,9 +89,10 @@ impl Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::Scheme;
 
     fn switches(tune: u64) -> Vec<u64> {
-        let settings = AdaptSettings::default();
+        let settings = AdaptSettings::new(Scheme::Diag);
         let mut windows = Windows::new(tune, &settings);
         let mut background = 1;
         let mut at = Vec::new();
@@ -117,6 +118,21 @@ mod tests {
     }
 
     #[test]
+    fn pooled_warm_ups_have_short_windows() {
+        let settings = AdaptSettings::default();
+        let bounds = |tune| {
+            let windows = Windows::new(tune, &settings);
+            (windows.early_end(), windows.final_start())
+        };
+        assert_eq!(bounds(150), (45, 128));
+        assert_eq!(bounds(1000), (45, 950));
+        assert_eq!(bounds(20), (6, 17));
+        let mut windows = Windows::new(150, &settings);
+        windows.extend(100);
+        assert_eq!(windows.final_start(), 228);
+    }
+
+    #[test]
     fn short_schedules_have_no_room_for_windows() {
         assert_eq!(switches(0), []);
         assert_eq!(switches(20), []);
@@ -125,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_final_part_leaves_the_metric_alone() {
-        let settings = AdaptSettings::default();
+        let settings = AdaptSettings::new(Scheme::Diag);
         let mut windows = Windows::new(100, &settings);
         for draw in 85..100 {
             let plan = windows.plan(draw, 500, true, &settings);
@@ -135,7 +151,7 @@ mod tests {
 
     #[test]
     fn unusable_draws_do_not_fill_a_window() {
-        let settings = AdaptSettings::default();
+        let settings = AdaptSettings::new(Scheme::Diag);
         let mut windows = Windows::new(400, &settings);
         let plan = windows.plan(50, 9, false, &settings);
         assert_eq!(plan, Plan { collect: false, switch: false, late: false });

@@ -1,5 +1,7 @@
 //! Running the sampler in a test, and comparing what comes out with what should.
 
+use std::ops::Range;
+
 use nutpie_core::adapt::pool::Pool;
 use nutpie_core::adapt::{AdaptSettings, Adaptation, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
@@ -59,20 +61,28 @@ pub fn finish(block: &mut Block, dim: usize) -> Vec<Draw> {
 
 /// A chain from a random start in the unit cube, where all targets are defined.
 pub fn new_block<D: HostDensity + Clone + 'static>(density: &D, settings: &Settings, chain: u64) -> Block {
-    let mut random = uniforms(settings.seed, chain);
-    let start: Vec<f64> = (0..density.dim()).map(|_| random()).collect();
-    let density = Box::new(OnHost::new(density.clone()));
-    let start = Start::at(chain, &start);
-    Block::start(Box::new(Cpu::new()), density, settings, &[start], Pooling::Here).expect("a start")
+    block_of(density, settings, chain..chain + 1)
 }
 
-/// Positions of the draws after warm-up of one chain.
+/// Chains from random starts in the unit cube.
+fn block_of<D: HostDensity + Clone + 'static>(density: &D, settings: &Settings, chains: Range<u64>) -> Block {
+    let start = |chain| {
+        let mut random = uniforms(settings.seed, chain);
+        (0..density.dim()).map(|_| random()).collect()
+    };
+    let points: Vec<Vec<f64>> = chains.clone().map(start).collect();
+    let starts: Vec<Start> = chains.zip(&points).map(|(chain, x)| Start::at(chain, x)).collect();
+    let density = Box::new(OnHost::new(density.clone()));
+    Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).expect("starts")
+}
+
+/// Positions of the draws after warm-up of some chains.
 pub fn positions<D: HostDensity + Clone + 'static>(
     density: &D,
     settings: &Settings,
-    chain: u64,
+    chains: Range<u64>,
 ) -> Vec<Vec<f64>> {
-    let mut block = new_block(density, settings, chain);
+    let mut block = block_of(density, settings, chains);
     finish(&mut block, density.dim()).into_iter().filter(|d| !d.tuning).map(|d| d.x).collect()
 }
 
@@ -119,6 +129,7 @@ impl Kernel {
                 g,
                 logp,
                 metric: Metric::diagonal(&self.inv_mass, vec![0.0; dim]),
+                inv_mass: self.inv_mass.clone(),
                 moments: FisherDiagState {
                     counts: [0; 2],
                     moments: std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; dim])),
