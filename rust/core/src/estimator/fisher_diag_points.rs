@@ -26,9 +26,11 @@ mod tests {
         let points = target.draw(1, 3);
         let metric = fit(&points.view(), &Metric::diagonal(&vec![1.0; 600], vec![0.0; 600])).unwrap();
         assert_eq!(metric.rank(), 0);
-        for i in 0..600 {
-            assert!((metric.stds[i] / stds[i] - 1.0).abs() < 1e-10);
-            assert!((metric.center[i] - target.metric.center[i]).abs() < 1e-9 * stds[i]);
+        for (found, truth) in metric.stds.iter().zip(&stds) {
+            assert!((found / truth - 1.0).abs() < 1e-10);
+        }
+        for ((found, truth), std) in metric.center.iter().zip(&target.metric.center).zip(&stds) {
+            assert!((found - truth).abs() < 1e-9 * std);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Estimators of a metric from draws and gradients, one file each.
 
+pub mod cost;
 pub mod fisher_dense;
 pub mod fisher_diag;
 pub mod fisher_diag_points;

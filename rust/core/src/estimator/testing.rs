@@ -127,6 +127,7 @@ pub fn orthonormality(metric: &Metric) -> f64 {
 }
 
 /// Eigenvalues and eigenvectors (in rows) of a symmetric matrix by Jacobi's rotations.
+#[allow(clippy::needless_range_loop)]
 pub fn jacobi(mut a: Matrix) -> (Vec<f64>, Matrix) {
     let n = a.len();
     let mut v: Matrix = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
@@ -161,12 +162,12 @@ pub fn jacobi(mut a: Matrix) -> (Vec<f64>, Matrix) {
 pub fn plain_fisher(points: &Points, k: f64) -> (Vec<f64>, Matrix) {
     let n = points.0.len() as f64;
     let dim = points.0[0].0.len();
-    let centred = |of: &dyn Fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>, i: usize| -> Vec<f64> {
-        let mean = points.0.iter().map(|p| of(p)[i]).sum::<f64>() / n;
-        points.0.iter().map(|p| of(p)[i] - mean).collect()
+    let centred = |values: Vec<f64>| -> Vec<f64> {
+        let mean = values.iter().sum::<f64>() / n;
+        values.iter().map(|v| v - mean).collect()
     };
-    let mut x: Matrix = (0..dim).map(|i| centred(&|p| &p.0, i)).collect();
-    let mut g: Matrix = (0..dim).map(|i| centred(&|p| &p.1, i)).collect();
+    let mut x: Matrix = (0..dim).map(|i| centred(points.0.iter().map(|p| p.0[i]).collect())).collect();
+    let mut g: Matrix = (0..dim).map(|i| centred(points.0.iter().map(|p| p.1[i]).collect())).collect();
     let stds: Vec<f64> = x.iter().zip(&g).map(|(x, g)| (dot(x, x) / dot(g, g)).powf(0.25)).collect();
     for i in 0..dim {
         x[i].iter_mut().for_each(|v| *v /= stds[i]);
