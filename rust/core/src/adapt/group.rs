@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{AdaptSettings, Scheme};
 use super::windows::Windows;
+use crate::estimator::cost::cost_seconds;
 use crate::estimator::fisher_low_rank::FisherOptions;
 use crate::estimator::points::PointSample;
 use crate::estimator::{fisher_dense, fisher_diag_points, fisher_low_rank};
@@ -191,14 +192,14 @@ impl Group {
         if points.len() < MIN_POINTS {
             return false;
         }
-        let cost = cost_seconds(points.len(), self.metric.dim());
+        let options = FisherOptions {
+            cutoff: settings.eigval_cutoff,
+            max_rank: Some(settings.max_rank as usize),
+            ..FisherOptions::default()
+        };
+        let cost = cost_seconds(points.len(), self.metric.dim(), &options);
         let affordable = at_any_cost || self.spent + cost <= self.budget(draw);
         let fitted = if affordable {
-            let options = FisherOptions {
-                cutoff: settings.eigval_cutoff,
-                max_rank: Some(settings.max_rank as usize),
-                ..FisherOptions::default()
-            };
             match settings.scheme {
                 Scheme::Dense => fisher_dense::fit(&points, &self.metric, &FisherOptions::dense()),
                 _ => fisher_low_rank::fit(&points, &self.metric, &options),
@@ -238,6 +239,3 @@ impl Group {
         share * SHARE_OF_RUN * SECONDS_PER_PARAMETER * dim as f64 * gradients
     }
 }
-
-/// STUB
-fn cost_seconds(n: usize, dim: usize) -> f64 { let n = n as f64; (4.0*n*n*dim as f64 + 60.0*n*n*n) * 1e-10 }
