@@ -51,7 +51,7 @@ def parse_sampler(name):
     raise argparse.ArgumentTypeError(f"{name!r} is not ours:ADAPTATION, peer:diag or peer:low_rank")
 
 
-class WorkerFailed(Exception):
+class WorkerError(Exception):
     """A worker died or took too long."""
 
 
@@ -72,11 +72,10 @@ class Worker:
         line = self._process.stdout.readline() if ready else b""
         if line:
             return json.loads(line)
-        self.close()
-        if not ready:
-            raise WorkerFailed(f"stopped after {timeout:.0f} s")
         self._errors.seek(0)
-        raise WorkerFailed(f"the process died: {self._errors.read().decode(errors='replace')[-500:]}")
+        errors = self._errors.read().decode(errors="replace")[-500:]
+        self.close()
+        raise WorkerError(f"the process died: {errors}" if ready else f"stopped after {timeout:.0f} s")
 
     def run(self, workload, request, timeout):
         """Reply to one run, of which the compilation does not count."""
@@ -91,10 +90,11 @@ class Worker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._errors.close()
         self._process = self._prepared = None
 
     def _start(self):
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
         self._process = subprocess.Popen(
             [self._python, str(envs.HERE / "adaptation_worker.py")],
             env=envs.child_environment(),
@@ -127,7 +127,10 @@ def planned(arguments, done):
                 run = {"set": workload_set, "workload": workload, "sampler": sampler, "seed": seed}
                 run |= {"chains": arguments.chains, "draws": arguments.draws}
                 if key_of(run) not in done:
-                    request = {key: run[key] for key in ("seed", "chains", "draws")} | {"tune": tune, "options": options}
+                    request = {key: run[key] for key in ("seed", "chains", "draws")} | {
+                        "tune": tune,
+                        "options": options,
+                    }
                     groups.setdefault((environment, workload), []).append((run, request))
     return groups
 
@@ -150,7 +153,7 @@ def execute(worker, run, request, timeout):
     """The record of a run, whatever comes of it; nothing where the data are missing."""
     try:
         reply = worker.run(run["workload"], request, timeout)
-    except WorkerFailed as reason:
+    except WorkerError as reason:
         return {**run, "status": "failed", "message": str(reason)}
     if "unavailable" in reply:
         return None

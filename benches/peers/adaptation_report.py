@@ -96,7 +96,7 @@ def worst_z(estimates, reference):
 
 
 def truth(summaries):
-    """Reference means with errors: those of the workload, or else of the converged runs of the best mode of the peer."""
+    """Reference means with errors: of the workload, or else of the better mode of the peer where it converged."""
     for found in summaries.values():
         given = {name: e[2:4] for name, e in found.get("estimates", {}).items() if len(e) == 4}
         if given:
@@ -222,7 +222,9 @@ def print_report(records):
             dim = next((r["dim"] for seeds in samplers.values() for r in seeds.values() if "dim" in r), "?")
             print_workload(f"{workload} ({workload_set}, {dim} parameters)", summaries)
     print("\nESS per 1,000 gradients, geometric mean over seeds; late: without the warm-up and its gradients.")
-    print("z: deviation of means in errors, of the worst run and of all runs pooled; from the reference, or else (pooled)")
+    print(
+        "z: deviation of means in errors, of the worst run and of all runs pooled; from the reference, or else (pooled)"
+    )
     print("from the better mode of the peer. CPU s: median, all chains.")
     for workload_set, workloads in all_summaries.items():
         print_ratios(f"{workload_set}: over the better mode of the peer, geometric mean over workloads", workloads)

@@ -1,7 +1,7 @@
 """Samples and scores for `adaptation.py`, in the environment of a sampler, until its input ends.
 
-Each line of input is a request in JSON and gets a line of output in JSON: `{"prepare": workload}` compiles a density, and
-`{"seed", "chains", "draws", "tune", "options"}` runs it. A density compiled once serves all settings and seeds.
+Each line of input is a request in JSON and gets a line of output in JSON: `{"prepare": workload}` compiles a density,
+and `{"seed", "chains", "draws", "tune", "options"}` runs it. A density compiled once serves all settings and seeds.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from measures import estimates, score
 from runners import Settings
 from runners.nutpie_raw import Sampler
-from workloads import WORKLOADS, Unavailable
+from workloads import WORKLOADS, UnavailableError
 
 #: Means of so many quantities are kept with each run.
 KEPT = 30
@@ -69,7 +69,7 @@ def main():
                 reply = {}
             else:
                 reply = answer(sampler, request)
-        except Unavailable as reason:
+        except UnavailableError as reason:
             reply = {"unavailable": str(reason)}
         except Exception as error:  # A run that fails is a result.
             traceback.print_exc()

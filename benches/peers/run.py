@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import envs
 
-
 #: Exit status of run_one.py where the data of a workload are not on this machine.
 UNAVAILABLE = 3
 

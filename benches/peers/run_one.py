@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 from runners import Settings
-from workloads import WORKLOADS, Unavailable
+from workloads import WORKLOADS, UnavailableError
 
 #: Exit status that tells `run.py` that the data of the workload are not on this machine.
 UNAVAILABLE = 3
@@ -27,7 +27,7 @@ def main():
     warnings.simplefilter("ignore")
     try:
         workload = WORKLOADS[arguments.workload]()
-    except Unavailable as reason:
+    except UnavailableError as reason:
         print(reason, file=sys.stderr)
         sys.exit(UNAVAILABLE)
     settings = Settings(chains=arguments.chains, draws=arguments.draws, tune=arguments.tune)

@@ -1,8 +1,8 @@
 """Densities that every sampler gets alike.
 
-Each has its data from a fixed numpy seed or from `../shared`, and a hand-written log density with gradient for numba on a
-flat unconstrained space. Those of the set `peerbench` also have the same log density for JAX, and a PyMC model, all
-equal up to a constant.
+Each has its data from a fixed numpy seed or from `../shared`, and a hand-written log density with gradient for numba
+on a flat unconstrained space. Those of the set `peerbench` also have the same log density for JAX, and a PyMC model,
+all equal up to a constant.
 
 `python workloads.py --check` compares values and gradients of those that the environment can import, and the gradients
 of all with differences of the values.
@@ -13,7 +13,7 @@ import importlib.util
 
 import numpy as np
 from densities import heldout, hierarchical, posteriordb, synthetic
-from densities.base import Unavailable
+from densities.base import UnavailableError
 
 PEERBENCH = (
     synthetic.CorrelatedGaussian,
@@ -99,9 +99,7 @@ def difference_error(evaluate, x, most=60, step=1e-3):
 def check_workload(workload):
     """Print errors of one workload; return whether all are small."""
     available = [
-        kind
-        for kind, (method, _) in EVALUATORS.items()
-        if importlib.util.find_spec(kind) and hasattr(workload, method)
+        kind for kind, (method, _) in EVALUATORS.items() if importlib.util.find_spec(kind) and hasattr(workload, method)
     ]
     points = np.random.default_rng(5).uniform(-1, 1, (2, workload.dim))
     reference, good = None, True
@@ -130,7 +128,7 @@ def check(names):
     for name in names:
         try:
             workload = WORKLOADS[name]()
-        except Unavailable as reason:
+        except UnavailableError as reason:
             print(f"{name:24s} skipped: {reason}")
             continue
         if not check_workload(workload):

@@ -10,14 +10,14 @@ import numpy as np
 SHARED = pathlib.Path(os.environ.get("NUTPIE_SHARED", pathlib.Path(__file__).resolve().parents[4] / "shared"))
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The data of a density are not on this machine."""
 
 
 def shared_file(path):
     path = SHARED / path
     if not path.exists():
-        raise Unavailable(f"{path} is not there; set NUTPIE_SHARED to the folder that holds it")
+        raise UnavailableError(f"{path} is not there; set NUTPIE_SHARED to the folder that holds it")
     return path
 
 

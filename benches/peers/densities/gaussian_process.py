@@ -8,7 +8,7 @@ from densities.base import Workload, posteriordb_reference
 
 
 def _functions():
-    """Numba functions: a Cholesky factor (False where there is none), the inverse of a lower triangle, and A'BA."""
+    """Numba functions: a Cholesky factor (False where there is none) and the inverse of a lower triangle."""
     import numba
 
     @numba.njit(error_model="numpy")
@@ -37,22 +37,7 @@ def _functions():
                     value -= L[i, k] * inverse[k, j]
                 inverse[i, j] = value / L[i, i]
 
-    @numba.njit(error_model="numpy")
-    def sandwich(A, B, work, out):
-        # Not by BLAS, which numba calls with Python's lock.
-        n = len(A)
-        for i in range(n):
-            for j in range(n):
-                work[i, j] = 0.0
-                for k in range(n):
-                    work[i, j] += B[i, k] * A[k, j]
-        for i in range(n):
-            for j in range(n):
-                out[i, j] = 0.0
-                for k in range(n):
-                    out[i, j] += A[k, i] * work[k, j]
-
-    return cholesky, invert_lower, sandwich
+    return cholesky, invert_lower
 
 
 class PoissonProcess(Workload):
@@ -81,7 +66,7 @@ class PoissonProcess(Workload):
 
         x_data, counts = self.data["x"].astype(float), self.data["k"].astype(float)
         n = len(counts)
-        cholesky, invert_lower, sandwich = _functions()
+        cholesky, invert_lower = _functions()
 
         @numba.njit(error_model="numpy")
         def logp(x, grad):
@@ -109,7 +94,7 @@ class PoissonProcess(Workload):
                 grad[2 + j] = -x[2 + j]
                 for i in range(j, n):
                     grad[2 + j] += L[i, j] * pull[i]
-            # With G the derivative by L, that by K is L^-T P L^-1: P is the lower triangle of L'G with half its diagonal.
+            # With G the derivative by L, that by K is L^-T P L^-1, P the lower triangle of L'G with half its diagonal.
             P = np.zeros((n, n))
             for i in range(n):
                 along = 0.0
@@ -118,13 +103,16 @@ class PoissonProcess(Workload):
                 for j in range(i + 1):
                     P[i, j] = along * x[2 + j]
                 P[i, i] *= 0.5
-            by_K, work = np.empty((n, n)), np.empty((n, n))
-            sandwich(inverse, P, work, by_K)
+            # In loops and not by BLAS, which numba calls with Python's lock; both triangles are lower.
             for i in range(n):
                 for j in range(n):
+                    by_K = 0.0
+                    for k in range(i, n):
+                        for m in range(j, k + 1):
+                            by_K += inverse[k, i] * P[k, m] * inverse[m, j]
                     kernel = K[i, j] - (1e-10 if i == j else 0.0)
-                    grad[0] += by_K[i, j] * kernel * ((x_data[i] - x_data[j]) / rho) ** 2
-                    grad[1] += by_K[i, j] * kernel * 2.0
+                    grad[0] += by_K * kernel * ((x_data[i] - x_data[j]) / rho) ** 2
+                    grad[1] += by_K * kernel * 2.0
             return total
 
         return logp
@@ -144,7 +132,7 @@ class ProcessRegression(Workload):
 
         x_data, y = self.data["x"], self.data["y"]
         n = len(y)
-        cholesky, invert_lower, sandwich = _functions()
+        cholesky, invert_lower = _functions()
 
         @numba.njit(error_model="numpy")
         def logp(x, grad):
@@ -165,8 +153,11 @@ class ProcessRegression(Workload):
                 for j in range(i + 1):
                     whitened[i] += inverse[i, j] * y[j]
                 total -= math.log(L[i, i]) + 0.5 * whitened[i] * whitened[i]
-            solved, work, precision = np.zeros(n), np.empty((n, n)), np.empty((n, n))
-            sandwich(inverse, np.eye(n), work, precision)
+            solved, precision = np.zeros(n), np.zeros((n, n))
+            for k in range(n):
+                for i in range(k + 1):
+                    for j in range(k + 1):
+                        precision[i, j] += inverse[k, i] * inverse[k, j]
             for j in range(n):
                 for i in range(j, n):
                     solved[j] += inverse[i, j] * whitened[i]

@@ -34,7 +34,7 @@ class HierarchicalItemResponse(Workload):
     def numba_logp(self):
         import numba
 
-        from densities.parts import log_sigmoid, scale_prior
+        from densities.parts import scale_prior, sigmoid_and_factor
 
         y = self.data["y"]
 
@@ -60,15 +60,17 @@ class HierarchicalItemResponse(Workload):
                 grad[scale] += squares - size
             for j in range(20):
                 a, b = math.exp(x[104 + j]), x[124 + j]
-                grad_a = grad_b = 0.0
+                grad_a, grad_b, product = 0.0, 0.0, 1.0
                 for i in range(100):
                     logit = a * (x[4 + i] - b)
-                    value, probability = log_sigmoid(logit)
-                    total += value - (1.0 - y[i, j]) * logit
+                    probability, factor = sigmoid_and_factor(logit)
+                    total += y[i, j] * logit - max(logit, 0.0)
+                    product *= factor
                     residual = y[i, j] - probability
                     grad[4 + i] += residual * a
                     grad_b -= residual * a
                     grad_a += residual * logit
+                total -= math.log(product)
                 grad[104 + j] += grad_a
                 grad[124 + j] += grad_b
             return total
@@ -147,7 +149,7 @@ class ShrunkLogistic(Workload):
     def numba_logp(self):
         import numba
 
-        from densities.parts import log_sigmoid, scale_prior
+        from densities.parts import scale_prior, sigmoid_and_factor
 
         X, y = self.data["X"], self.data["y"]
         n = len(y)
@@ -157,7 +159,7 @@ class ShrunkLogistic(Workload):
             tau = math.exp(x[0])
             total, grad_tau = scale_prior(x[0], math.inf, 1.0)
             total -= 0.02 * x[1] * x[1]
-            grad_intercept = -0.04 * x[1]
+            grad_intercept, product = -0.04 * x[1], 1.0
             for k in range(100):
                 total -= 0.5 * x[2 + k] * x[2 + k]
                 grad[2 + k] = -x[2 + k]
@@ -166,15 +168,16 @@ class ShrunkLogistic(Workload):
                 for k in range(100):
                     linear += X[i, k] * x[2 + k]
                 logit = x[1] + tau * linear
-                value, probability = log_sigmoid(logit)
-                total += value - (1.0 - y[i]) * logit
+                probability, factor = sigmoid_and_factor(logit)
+                total += y[i] * logit - max(logit, 0.0)
+                product *= factor
                 residual = y[i] - probability
                 grad_intercept += residual
                 grad_tau += residual * tau * linear
                 for k in range(100):
                     grad[2 + k] += residual * tau * X[i, k]
             grad[0], grad[1] = grad_tau, grad_intercept
-            return total
+            return total - math.log(product)
 
         return logp
 

@@ -143,7 +143,7 @@ class StochasticVolatility(Workload):
         @numba.njit(error_model="numpy")
         def logp(x, grad):
             mu, phi = x[0], math.tanh(0.5 * x[1])
-            log_share, share = log_sigmoid(x[1])
+            log_share = log_sigmoid(x[1])[0]
             log_rest = log_sigmoid(-x[1])[0]
             precision = math.exp(-2.0 * x[2])
             # 1 - phi^2 is 4 share (1 - share), which is exact near the bounds.

@@ -28,6 +28,8 @@ class ItemResponse(Workload):
     def numba_logp(self):
         import numba
 
+        from densities.parts import sigmoid_and_factor
+
         y = self.data["y"]
         people, items = y.shape
 
@@ -41,16 +43,17 @@ class ItemResponse(Workload):
                 at_a = people + items + j
                 a, b = math.exp(x[at_a]), x[people + j]
                 total += x[at_a] - 0.5 * a * a
-                grad_a, grad_b = 1.0 - a * a, 0.0
+                grad_a, grad_b, product = 1.0 - a * a, 0.0, 1.0
                 for i in range(people):
                     logit = a * (x[i] - b)
-                    tail = math.exp(-abs(logit))
-                    probability = 1.0 / (1.0 + tail) if logit > 0 else tail / (1.0 + tail)
+                    probability, factor = sigmoid_and_factor(logit)
                     residual = y[i, j] - probability
-                    total += y[i, j] * logit - (max(logit, 0.0) + math.log1p(tail))
+                    total += y[i, j] * logit - max(logit, 0.0)
+                    product *= factor
                     grad[i] += residual * a
                     grad_b -= residual * a
                     grad_a += residual * logit
+                total -= math.log(product)
                 grad[people + j] += grad_b
                 grad[at_a] = grad_a
             return total

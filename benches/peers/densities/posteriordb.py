@@ -21,17 +21,18 @@ def _sigmoid(x):
 class EightSchools(Workload):
     """Effects in eight schools, centred or not."""
 
-    blocks = (("effect", 8, "identity"), ("mu", 1, "identity"), ("tau", 1, "log"))
+    title = "eight schools, 10"
 
     def __init__(self, name, *, centred):
         self.name, self.centred = name, centred
-        self.title = "eight schools, 10"
+        self.blocks = (("theta" if centred else "theta_trans", 8, "identity"), ("mu", 1, "identity"), ("tau", 1, "log"))
         self.data = _data("eight_schools")
 
     def expand(self, draws):
         values = super().expand(draws)
-        theta = values.pop("effect")
-        return {"theta": theta if self.centred else values["mu"] + values["tau"] * theta, **values}
+        if not self.centred:
+            values["theta"] = values["mu"] + values["tau"] * values.pop("theta_trans")
+        return values
 
     def reference(self):
         return posteriordb_reference("eight_schools-eight_schools_noncentered")
@@ -224,7 +225,7 @@ class GaussMixture(Workload):
     def numba_logp(self):
         import numba
 
-        from densities.parts import log_sigmoid, scale_prior
+        from densities.parts import log_sigmoid, scale_prior, sigmoid_and_factor
 
         y = self.data["y"].astype(float)
         n = len(y)
@@ -242,12 +243,13 @@ class GaussMixture(Workload):
             total += prior
             prior, grad3 = scale_prior(x[3], math.inf, 2.0)
             total += prior
-            grad4 = 5.0 - 10.0 * theta
+            grad4, product = 5.0 - 10.0 * theta, 1.0
             for i in range(n):
                 z0, z1 = (y[i] - low) ** 2 * precision0, (y[i] - high) ** 2 * precision1
                 l0, l1 = log_theta - x[2] - 0.5 * z0, log_rest - x[3] - 0.5 * z1
-                value, r = log_sigmoid(l0 - l1)
-                total += l0 - value if r > 0.5 else l1 - log_sigmoid(l1 - l0)[0]
+                r, factor = sigmoid_and_factor(l0 - l1)
+                total += max(l0, l1)
+                product *= factor
                 grad_low += r * (y[i] - low) * precision0
                 grad_high += (1.0 - r) * (y[i] - high) * precision1
                 grad2 += r * (z0 - 1.0)
@@ -256,7 +258,7 @@ class GaussMixture(Workload):
             grad[0] = grad_low + grad_high
             grad[1] = 1.0 + gap * grad_high
             grad[2], grad[3], grad[4] = grad2, grad3, grad4
-            return total
+            return total + math.log(product)
 
         return logp
 

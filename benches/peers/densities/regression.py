@@ -71,7 +71,7 @@ class Regression(Workload):
 
 
 class Logistic(Workload):
-    """y ~ Bernoulli(logit X beta); `prior_sd` is infinite for flat priors."""
+    """y ~ Bernoulli(logit X beta) with up to 1,000 rows; `prior_sd` is infinite for flat priors."""
 
     def __init__(self, name, X, y, *, prior_sd):
         self.name, self.title = name, f"logistic regression, {X.shape[1]}"
@@ -82,7 +82,7 @@ class Logistic(Workload):
     def numba_logp(self):
         import numba
 
-        from densities.parts import log_sigmoid
+        from densities.parts import sigmoid_and_factor
 
         X, y = self.data["X"], self.data["y"]
         n, k = X.shape
@@ -90,7 +90,7 @@ class Logistic(Workload):
 
         @numba.njit(error_model="numpy")
         def logp(x, grad):
-            total = 0.0
+            total, product = 0.0, 1.0
             for j in range(k):
                 total -= 0.5 * precision * x[j] * x[j]
                 grad[j] = -precision * x[j]
@@ -98,11 +98,12 @@ class Logistic(Workload):
                 logit = 0.0
                 for j in range(k):
                     logit += X[i, j] * x[j]
-                value, probability = log_sigmoid(logit)
-                total += value - (1.0 - y[i]) * logit
+                probability, factor = sigmoid_and_factor(logit)
+                total += y[i] * logit - max(logit, 0.0)
+                product *= factor
                 residual = y[i] - probability
                 for j in range(k):
                     grad[j] += residual * X[i, j]
-            return total
+            return total - math.log(product)
 
         return logp

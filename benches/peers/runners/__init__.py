@@ -22,8 +22,8 @@ class Settings:
 class Run:
     """`draws` are unconstrained, of shape (chains, draws, dim); gradients are those of all chains.
 
-    `cpu_seconds` has warm-up and sampling of all chains, without compilation. `tune` is the number of warm-up draws of a
-    chain, where the runner knows it.
+    `cpu_seconds` has warm-up and sampling of all chains, without compilation. `tune` is the number of warm-up draws of
+    a chain, where the runner knows it.
     """
 
     draws: np.ndarray
