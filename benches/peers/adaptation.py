@@ -220,20 +220,22 @@ def parse():
     envs.add_option(run)
     report = commands.add_parser("report", help="print the tables of files of results")
     report.add_argument("files", type=pathlib.Path, nargs="+")
+    for command in (run, report):
+        command.add_argument("--full", action="store_true", help="also print a table for each workload")
     return parser.parse_args()
 
 
 def main():
     arguments = parse()
     if arguments.command == "report":
-        adaptation_report.print_report(read(arguments.files))
+        adaptation_report.print_report(read(arguments.files), full=arguments.full)
         return
     try:
         needed = {parse_sampler(name)[0] for name in arguments.samplers}
     except argparse.ArgumentTypeError as error:
         raise SystemExit(str(error)) from None
     run_all(arguments, envs.interpreters(sorted(needed), arguments.env))
-    adaptation_report.print_report(read([arguments.results, *arguments.also]))
+    adaptation_report.print_report(read([arguments.results, *arguments.also]), full=arguments.full)
 
 
 if __name__ == "__main__":

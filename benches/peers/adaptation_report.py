@@ -182,7 +182,7 @@ def print_ratios(title, workloads):
     rows, notes = [], []
     for name in samplers:
         for sound in (False, True):
-            cells = []
+            cells, least = [], ""
             for measure in MEASURES:
                 found, missing = ratios(name, workloads, measure)
                 if sound:
@@ -212,7 +212,25 @@ def print_failures(records):
         print(f"{workload} {sampler} seeds {', '.join(map(str, seeds))}: {message}")
 
 
-def print_report(records):
+def print_overview(title, workloads):
+    """One line for each workload: minimum ESS per 1,000 gradients, and ratios to the better mode of the peer."""
+    samplers = sorted({name for summaries in workloads.values() for name in summaries})
+    ours = [name for name in samplers if name.startswith("ours:")]
+    rows = []
+    for workload, summaries in workloads.items():
+        cells = [workload]
+        for name in samplers:
+            found = summaries.get(name, {"runs": 0, "failed": 0})
+            marks = ("*" if found.get("bad") else "") + ("!" if found["failed"] else "")
+            cells.append((f"{found['min']:.3g}" if found["runs"] else "") + marks)
+        for name in ours:
+            found, _ = ratios(name, {workload: summaries}, "min")
+            cells.append(f"{found[workload]:.2f}" if found else "")
+        rows.append(cells)
+    print_table(title, ["workload", *samplers, *(f"{name} / peer" for name in ours)], rows)
+
+
+def print_report(records, *, full):
     cells = by_cell(records)
     all_summaries = {}
     for workload_set in SETS:
@@ -220,12 +238,14 @@ def print_report(records):
             summaries = {name: summary(list(seeds.values())) for name, seeds in sorted(samplers.items())}
             all_summaries.setdefault(workload_set, {})[workload] = summaries
             dim = next((r["dim"] for seeds in samplers.values() for r in seeds.values() if "dim" in r), "?")
-            print_workload(f"{workload} ({workload_set}, {dim} parameters)", summaries)
+            if full:
+                print_workload(f"{workload} ({workload_set}, {dim} parameters)", summaries)
     print("\nESS per 1,000 gradients, geometric mean over seeds; late: without the warm-up and its gradients.")
-    print(
-        "z: deviation of means in errors, of the worst run and of all runs pooled; from the reference, or else (pooled)"
-    )
-    print("from the better mode of the peer. CPU s: median, all chains.")
+    if full:
+        print("z: deviation of means in errors, of the worst run and of all runs pooled; from the reference, or else")
+        print("(pooled) from the better mode of the peer. CPU s: median, all chains.")
     for workload_set, workloads in all_summaries.items():
+        title = f"{workload_set}: minimum ESS per 1,000 gradients; *: a run has R-hat above {BAD_RHAT}, !: a run failed"
+        print_overview(title, workloads)
         print_ratios(f"{workload_set}: over the better mode of the peer, geometric mean over workloads", workloads)
     print_failures([r for sets in cells.values() for w in sets.values() for s in w.values() for r in s.values()])

@@ -240,8 +240,9 @@ def test_reports_tell_of_failures_and_of_means_that_differ(capsys):
     records = [record("peer:diag", "a", 10.0, seed=seed) for seed in (0, 1)]
     records += [record("ours:new", "a", 10.0, seed=seed, mean=1.0, rhat=1.2) for seed in (0, 1)]
     records.append({**records[-1], "seed": 2, "status": "failed", "message": "stopped after 1 s"})
-    adaptation_report.print_report(records)
+    adaptation_report.print_report(records, full=True)
     lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["a", "5*!", "5", "1.00"] for line in lines)
     row = next(line.split() for line in lines if line.startswith("ours:new"))
     # Runs, failed, R-hat, runs above 1.05; a difference of 1 with errors of 0.1 / sqrt(2) on both sides.
     assert row[1:3] == ["2", "1"]
