@@ -154,21 +154,25 @@ def print_workload(title, summaries):
     print_table(title, list(HEADER), rows)
 
 
+def comparable(name, workloads):
+    """The workloads on which both the sampler and a mode of the peer have a result."""
+    return {
+        workload: summaries
+        for workload, summaries in workloads.items()
+        if name in summaries and summaries[name]["runs"] and best_peer(summaries, "min")
+    }
+
+
 def ratios(name, workloads, measure):
-    """Ratios by workload of a sampler to the better mode of the peer; and the workloads where there is none.
+    """Ratios by workload of a sampler to the better mode of the peer, on comparable workloads.
 
     Warm-up gradients are compared with those of the mode that has the better minimum ESS.
     """
-    found, missing = {}, []
-    for workload, summaries in workloads.items():
-        if name not in summaries:
-            continue
-        best = best_peer(summaries, "min" if measure == "warm-up" else measure)
-        if best is None or not summaries[name]["runs"]:
-            missing.append(workload)
-        else:
-            found[workload] = summaries[name][measure] / summaries[best][measure]
-    return found, missing
+    by = "min" if measure == "warm-up" else measure
+    return {
+        workload: summaries[name][measure] / summaries[best_peer(summaries, by)][measure]
+        for workload, summaries in workloads.items()
+    }
 
 
 def is_sound(name, summaries):
@@ -181,19 +185,16 @@ def print_ratios(title, workloads):
     samplers = sorted({name for summaries in workloads.values() for name in summaries if name.startswith("ours:")})
     rows, notes = [], []
     for name in samplers:
-        for sound in (False, True):
-            cells, least = [], ""
-            for measure in MEASURES:
-                found, missing = ratios(name, workloads, measure)
-                if sound:
-                    found = {w: ratio for w, ratio in found.items() if is_sound(name, workloads[w])}
-                cells.append(f"{geometric_mean(found.values()):.3f}" if found else "")
-                if measure == "min" and found:
-                    worst = min(found, key=found.get)
-                    least = f"{found[worst]:.2f} {worst}"
-            if any(cells):
-                rows.append([name, "converged" if sound else "all", str(len(found)), *cells, least])
-        if missing:
+        known = comparable(name, workloads)
+        sound = {workload: summaries for workload, summaries in known.items() if is_sound(name, summaries)}
+        for label, kept in (("all", known), ("converged", sound)):
+            if kept:
+                found = {measure: ratios(name, kept, measure) for measure in MEASURES}
+                means = [f"{geometric_mean(values.values()):.3f}" for values in found.values()]
+                worst = min(kept, key=found["min"].get)
+                rows.append([name, label, str(len(kept)), *means, f"{found['min'][worst]:.2f} {worst}"])
+        missing = [workload for workload in workloads if name in workloads[workload] and workload not in known]
+        if known and missing:
             notes.append(f"{name} has no ratio on {', '.join(missing)}")
     if rows:
         print_table(title, ["sampler", "workloads", "number", *MEASURES, "least of min"], rows)
@@ -224,7 +225,7 @@ def print_overview(title, workloads):
             marks = ("*" if found.get("bad") else "") + ("!" if found["failed"] else "")
             cells.append((f"{found['min']:.3g}" if found["runs"] else "") + marks)
         for name in ours:
-            found, _ = ratios(name, {workload: summaries}, "min")
+            found = ratios(name, comparable(name, {workload: summaries}), "min")
             cells.append(f"{found[workload]:.2f}" if found else "")
         rows.append(cells)
     print_table(title, ["workload", *samplers, *(f"{name} / peer" for name in ours)], rows)
