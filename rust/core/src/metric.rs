@@ -40,13 +40,15 @@ impl Metric {
         self.vectors.chunks_exact(self.dim().max(1))
     }
 
-    /// Whether all of it can be used: finite numbers, positive scales and eigenvalues.
+    /// Whether all of it can be used: finite numbers, positive scales and eigenvalues, and these not so far apart that
+    /// rounding makes the diagonal negative.
     pub fn is_usable(&self) -> bool {
         let positive = |v: &[f64]| v.iter().all(|v| v.is_finite() && *v > 0.0);
         positive(&self.stds)
             && positive(&self.values)
             && self.vectors.len() == self.rank() * self.dim()
             && self.vectors.iter().chain(&self.center).all(|v| v.is_finite())
+            && positive(&self.inv_mass_diagonal())
     }
 
     /// Diagonal of M^-1.
@@ -171,5 +173,7 @@ mod tests {
         assert!(!Metric { values: vec![4.0, f64::NAN], ..example() }.is_usable());
         assert!(!Metric { stds: vec![0.0, 1.0, 1.0], ..example() }.is_usable());
         assert!(!Metric { vectors: vec![1.0], ..example() }.is_usable());
+        let apart = Metric { values: vec![1e-20, 1e-20], ..example() };
+        assert!(!apart.is_usable());
     }
 }

@@ -122,8 +122,7 @@ impl Device for Cpu {
         let [inv_mass, mass_sqrt, center] =
             self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center])?;
         let (dim, diagonal) = (inv_mass.dim, metric.inv_mass_diagonal());
-        let usable = metric.is_usable() && diagonal.iter().all(|v| *v > 0.0 && *v < f64::INFINITY);
-        if !usable || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
+        if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
             return Err(Error::Device(format!("not an inverse mass matrix of {dim} parameters")));
         }
         let coupling = if metric.rank() > 0 { Some(coupling::prepared(metric)?) } else { None };
