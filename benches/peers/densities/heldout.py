@@ -18,9 +18,10 @@ from densities.heldout_hierarchical import (
 )
 from densities.heldout_time import Arma, PoissonYears, StochasticVolatility
 from densities.regression import Logistic, Regression
+from densities.synthetic import CorrelatedGaussian
 
 
-class DenseGaussian(Workload):
+class DenseGaussian(CorrelatedGaussian):
     """A rotated Gaussian whose eigenvalues cover four decades."""
 
     name, title = "dense_gaussian", "dense Gaussian, 100"
@@ -30,29 +31,7 @@ class DenseGaussian(Workload):
         rng = np.random.default_rng(20_001)
         directions, _ = np.linalg.qr(rng.standard_normal((100, 100)))
         eigenvalues = np.logspace(-2, 2, 100)
-        self.data = {"precision": (directions / eigenvalues) @ directions.T}
-        self.sd = np.sqrt(directions**2 @ eigenvalues)
-
-    def reference(self):
-        return {f"x[{i + 1}]": (0.0, sd, 0.0) for i, sd in enumerate(self.sd)}
-
-    def numba_logp(self):
-        import numba
-
-        precision = self.data["precision"]
-
-        @numba.njit(error_model="numpy", fastmath=True)
-        def logp(x, grad):
-            total = 0.0
-            for i in range(100):
-                row = 0.0
-                for j in range(100):
-                    row += precision[i, j] * x[j]
-                grad[i] = -row
-                total -= 0.5 * row * x[i]
-            return total
-
-        return logp
+        self._set((directions * eigenvalues) @ directions.T, (directions / eigenvalues) @ directions.T)
 
 
 class StudentT(Workload):

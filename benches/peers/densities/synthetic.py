@@ -18,7 +18,10 @@ class CorrelatedGaussian(Workload):
         rng = np.random.default_rng(1001)
         directions, _ = np.linalg.qr(rng.standard_normal((50, 3)))
         covariance = directions @ np.diag([100.0, 50.0, 20.0]) @ directions.T + np.eye(50)
-        self.data = {"precision": np.linalg.inv(covariance)}
+        self._set(covariance, np.linalg.inv(covariance))
+
+    def _set(self, covariance, precision):
+        self.data = {"precision": precision}
         self.sd = np.sqrt(np.diag(covariance))
 
     def reference(self):
@@ -27,14 +30,14 @@ class CorrelatedGaussian(Workload):
     def numba_logp(self):
         import numba
 
-        precision = self.data["precision"]
+        precision, dim = self.data["precision"], self.dim
 
         @numba.njit(error_model="numpy", fastmath=True)
         def logp(x, grad):
             total = 0.0
-            for i in range(50):
+            for i in range(dim):
                 row = 0.0
-                for j in range(50):
+                for j in range(dim):
                     row += precision[i, j] * x[j]
                 grad[i] = -row
                 total -= 0.5 * row * x[i]
@@ -53,7 +56,7 @@ class CorrelatedGaussian(Workload):
         import pytensor.tensor as pt
 
         with pm.Model() as model:
-            x = pm.Flat("x", shape=50, initval=np.zeros(50))
+            x = pm.Flat("x", shape=self.dim, initval=np.zeros(self.dim))
             pm.Potential("logp", -0.5 * pt.dot(x, pt.dot(pt.as_tensor(self.data["precision"]), x)))
         return model
 
