@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::descent::Descent;
 use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
 use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
@@ -87,6 +88,8 @@ pub struct ChainState {
 enum Task {
     /// The chains of the pool must meet before the next draw.
     Waiting,
+    /// Far from anything that matters.
+    Descent(Descent),
     /// A fresh momentum is needed.
     Refresh,
     Search(StepSearch),
@@ -113,6 +116,8 @@ pub struct Chain {
     /// Positions and gradients on the host, of the draw and of a recycled point.
     host: [Vec<f64>; 4],
     task: Task,
+    /// Whether the first metric was passed in.
+    has_metric: bool,
     n_gradients: u64,
     warmup_gradients: u64,
     watch: Stopwatch,
@@ -144,6 +149,7 @@ impl Chain {
             reservoir: None,
             host: Default::default(),
             task: Task::Done,
+            has_metric: false,
             n_gradients: 0,
             warmup_gradients: 0,
             watch: Stopwatch::new(Instant::now()),
@@ -230,9 +236,21 @@ impl Chain {
         }
         self.logp = logp;
         let row = self.current_row();
-        match metric {
-            Some(metric) => dev.set_metric(&arrays.metrics, self.index, metric)?,
-            None => dev.metric_from_gradient(&arrays.metrics, self.index, &arrays.phase, row)?,
+        if let Some(metric) = metric {
+            dev.set_metric(&arrays.metrics, self.index, metric)?;
+            self.has_metric = true;
+        } else if self.settings.adapt.scheme.is_pooled() && self.settings.tune > 0 {
+            self.read_points(dev, arrays, 0, row)?;
+            return self.go_down(Descent::new(&self.host[1]), dev, arrays);
+        }
+        self.begin(dev, arrays)
+    }
+
+    /// Begin to sample at the current row, with the metric in force.
+    fn begin(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let row = self.current_row();
+        if !self.has_metric {
+            dev.metric_from_gradient(&arrays.metrics, self.index, &arrays.phase, row)?;
         }
         let metric = Arc::new(dev.metric(&arrays.metrics, self.index)?);
         self.read_points(dev, arrays, 0, row)?;
@@ -298,14 +316,27 @@ impl Chain {
         self.task = Task::Transition;
     }
 
+    /// A step from the current point that is not part of a trajectory.
+    fn single_step(&self, step: f64) -> Request {
+        let (from, to) = (self.current_row(), self.row + self.spare_slot());
+        Request { metric: self.index, from, to, step, begun: false, onward: None }
+    }
+
+    /// A slot that the current point is not in.
+    fn spare_slot(&self) -> Slot {
+        usize::from(self.current == 0)
+    }
+
     /// Ask for a leapfrog step. False when the chain wants none.
     pub fn request(&mut self, batch: &mut Batch) -> bool {
         match &self.task {
             Task::Search(search) => {
-                let to = self.row + usize::from(self.current == 0);
-                let (from, step) = (self.current_row(), search.signed_step());
-                let request = Request { metric: self.index, from, to, step, begun: false, onward: None };
-                batch.push(request, std::iter::empty());
+                batch.push(self.single_step(search.signed_step()), std::iter::empty());
+                true
+            }
+            Task::Descent(_) => {
+                // The position is already there, so the step only evaluates the density.
+                batch.push(Request { begun: true, ..self.single_step(1.0) }, std::iter::empty());
                 true
             }
             Task::Transition => {
@@ -335,6 +366,10 @@ impl Chain {
                 }
                 Ok(None)
             }
+            Task::Descent(_) => {
+                self.descend(arrival.logp, dev, arrays)?;
+                Ok(None)
+            }
             Task::Transition => {
                 let complete = self.kernel.absorb(arrival);
                 self.recycle(dev, arrays)?;
@@ -342,6 +377,30 @@ impl Chain {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Leave a bad start: write the next position to try, or begin to sample.
+    fn go_down(&mut self, descent: Descent, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        if descent.is_over() {
+            return self.begin(dev, arrays);
+        }
+        self.read_points(dev, arrays, 0, self.current_row())?;
+        let [x, g, ..] = &mut self.host;
+        descent.shift(x, g);
+        dev.write(Row { buf: arrays.phase.x, index: self.row + usize::from(self.current == 0) }, x)?;
+        self.task = Task::Descent(descent);
+        Ok(())
+    }
+
+    /// Take in the log density of the position that was tried.
+    fn descend(&mut self, logp: f64, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let Task::Descent(mut descent) = std::mem::replace(&mut self.task, Task::Done) else { return Ok(()) };
+        let tried = self.row + self.spare_slot();
+        self.read_points(dev, arrays, 0, tried)?;
+        if descent.update(logp - self.logp, &self.host[1]) {
+            (self.current, self.logp) = (self.spare_slot(), logp);
+        }
+        self.go_down(descent, dev, arrays)
     }
 
     /// Perhaps keep the latest point of the trajectory, whether it becomes the draw or not.

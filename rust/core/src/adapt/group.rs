@@ -120,6 +120,12 @@ impl Group {
         Some(Group { background, chains, gradients, spent, counts, ..first })
     }
 
+    /// A further chain joins. Returns the metric for it.
+    pub fn join(&mut self) -> Arc<Metric> {
+        self.chains += 1;
+        self.metric.clone()
+    }
+
     /// Add a point.
     pub fn push(&mut self, x: &[f64], g: &[f64]) {
         self.points.push(x, g);

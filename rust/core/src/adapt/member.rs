@@ -225,6 +225,13 @@ impl Member {
             || (self.chains > 1 && index + 1 == self.early_end);
     }
 
+    /// Share the metric of the pool from now on.
+    pub(super) fn share(&mut self, metric: Arc<Metric>, late: bool, change: Arc<Change>) {
+        self.group = None;
+        self.late = late;
+        self.order(change, metric);
+    }
+
     /// The acceptance statistic of the latest draw.
     pub(super) fn accept(&self) -> f64 {
         // Where the metric is not going to change much, the statistic that lets the step size be a little larger.

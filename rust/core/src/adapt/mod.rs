@@ -3,6 +3,7 @@
 //! Each scheme is a file: [`windowed`] and [`stan`] for chains by themselves, [`pool`] with [`member`] and [`group`] for
 //! chains that share what they know.
 
+pub mod descent;
 pub mod group;
 pub mod member;
 pub mod pool;

@@ -15,6 +15,9 @@ use crate::estimator::metric_check::top_eigenvalue;
 /// Above this top eigenvalue of the covariance of late draws, in the coordinates of the metric, the metric is bad.
 const BAD_EIGENVALUE: f64 = 9.0;
 
+/// Draws between the occasions on which chains may join the others.
+const JOIN_EVERY: u64 = 10;
+
 /// Draws by which a warm-up is extended, the most it may have before, and the share of the last top eigenvalue below which
 /// a second extension is worth its cost.
 const EXTENSION: u64 = 100;
@@ -58,13 +61,13 @@ impl Pool {
     pub fn meet(&mut self, members: &mut [&mut Member]) {
         let Some(first) = members.first() else { return };
         let (draw, tune) = (first.latest.draw, first.tune);
-        let (early_end, pooled_from) = (first.early_end, first.pooled_from());
+        let (early_end, first_final, pooled_from) = (first.early_end, first.final_start, first.pooled_from());
         find_lagging(members);
         if members.len() > 1 {
-            if draw + 1 == early_end {
-                self.merge(members);
-            } else {
-                self.advance(draw, members);
+            self.advance(draw, members);
+            let since = (draw + 1).checked_sub(early_end);
+            if since.is_some_and(|draws| draws.is_multiple_of(JOIN_EVERY)) && draw + 1 < first_final {
+                self.join(members);
             }
         }
         if draw >= pooled_from {
@@ -76,7 +79,17 @@ impl Pool {
         members.iter_mut().for_each(|member| member.waiting = false);
     }
 
-    /// Join the chains that do not lag.
+    /// Join the chains that do not lag and have a metric of their own.
+    fn join(&mut self, members: &mut [&mut Member]) {
+        let Some(group) = &mut self.group else { return self.merge(members) };
+        let late = group.is_late();
+        for member in members.iter_mut().filter(|member| !member.lagging && member.group.is_some()) {
+            // What it has seen on its way does not help the others.
+            member.share(group.join(), late, Change::new(member.latest.draw, Reason::Merge, 0, group.metric()));
+        }
+    }
+
+    /// The first chains to share a metric.
     fn merge(&mut self, members: &mut [&mut Member]) {
         let near: Vec<&mut &mut Member> = members.iter_mut().filter(|member| !member.lagging).collect();
         if near.len() < 2 {
@@ -113,13 +126,16 @@ impl Pool {
         }
     }
 
-    /// One step size for all chains that do not lag, by dual averaging of their mean acceptance statistic.
+    /// One step size for all chains that do not lag, by dual averaging of their mean acceptance statistic. Others, and those
+    /// with another metric than the rest, have a step size of their own.
     fn update_step(&mut self, members: &mut [&mut Member]) {
-        for member in members.iter_mut().filter(|member| member.lagging) {
+        let shared = self.group.is_some();
+        let (near, apart): (Vec<&mut &mut Member>, Vec<_>) =
+            members.iter_mut().partition(|member| !member.lagging && (member.group.is_none() || !shared));
+        for member in apart {
             let accept = member.accept();
             member.step.update(accept, &member.settings);
         }
-        let near: Vec<&mut &mut Member> = members.iter_mut().filter(|member| !member.lagging).collect();
         let Some(settings) = near.first().map(|member| member.settings.clone()) else { return };
         let step = self.step.get_or_insert_with(|| {
             DualAverage::near(median(near.iter().map(|member| member.step.average()).collect()))
