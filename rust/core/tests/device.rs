@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/metrics.rs"]
+mod metrics;
 #[path = "common/naive.rs"]
 mod naive;
 
 use std::sync::Arc;
 
 use common::{Collected, Uneven};
-use naive::{Naive, coupled, scattered};
+use metrics::{coupled, scattered};
+use naive::Naive;
 use nutpie_core::block::Block;
 use nutpie_core::density::OnHost;
 use nutpie_core::device::{Cpu, Device, Dots, Leaf, Phase, Row, Span, Step};

@@ -1,6 +1,9 @@
 //! What a coupled metric makes of the rows of an array, kept beside them.
 
-use super::simd::LANES;
+use std::cell::Cell;
+
+use super::ops::Cells;
+use super::simd::{self, LANES, Loop, Vector};
 
 /// For each row v of an array of momenta or gradients the numbers T v and C T v of a [`super::coupling::Coupling`], each
 /// padded with zeros to whole vectors. They are computed when first wanted, follow the row through kicks, and are
@@ -64,9 +67,31 @@ impl Along {
     /// The row `to` is the row `from` plus `kick` times a row of another array that has these numbers.
     pub fn kick(&mut self, [from, to]: [usize; 2], kick: f64, of_other: [&[f64]; 2], owner: u64) {
         self.owners[to] = owner;
-        let (from, to) = (from * self.stride, to * self.stride);
-        for (i, other) in of_other.into_iter().flatten().enumerate() {
-            self.numbers[to + i] = self.numbers[from + i] + kick * other;
+        let numbers = Cell::from_mut(&mut self.numbers[..]).as_slice_of_cells();
+        for (i, other) in of_other.into_iter().enumerate() {
+            let half = |row: usize| &numbers[row * self.stride + i * other.len()..][..other.len()];
+            simd::run(Kick { from: half(from), to: half(to), kick, other });
+        }
+    }
+}
+
+/// to = from + kick other.
+struct Kick<'a> {
+    from: Cells<'a>,
+    to: Cells<'a>,
+    kick: f64,
+    other: &'a [f64],
+}
+
+impl Loop for Kick<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let kick = V::splat(self.kick);
+        let (from, to) = (self.from.as_chunks().0, self.to.as_chunks().0);
+        for ((from, to), other) in from.iter().zip(to).zip(self.other.as_chunks().0) {
+            V::get(from).add(kick.mul(V::load(other))).put(to);
         }
     }
 }

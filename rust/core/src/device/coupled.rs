@@ -60,7 +60,7 @@ impl Coupled<'_> {
             let more = simd::run(Between { start: point(span.start), end, kick });
             *dots = [dots[0] + share * more[0], dots[1] + share * more[1]];
         }
-        of_diagonal + simd::run(Square(end.p))
+        of_diagonal + ops::dot(end.p[0], end.p[1])
     }
 
     /// |z|^2 in the norm of M, z = x - centre + M^-1 g.
@@ -68,7 +68,7 @@ impl Coupled<'_> {
         self.know(row);
         let [x, _, g] = &self.phase;
         let along = self.along[1].get(row, self.coupling.rank());
-        self.coupling.distance(x.row(row), g.row(row), center, along, self.scratch)
+        self.coupling.distance([x.row(row), g.row(row), center], along, self.scratch)
     }
 
     /// See to it that what the metric makes of a point is known.
@@ -130,22 +130,5 @@ impl Loop for Between<'_> {
             sums[1] = sums[1].add(sum.mul(V::load(&p_end[i])));
         }
         sums.map(V::sum)
-    }
-}
-
-/// T p C T p.
-struct Square<'a>([&'a [f64]; 2]);
-
-impl Loop for Square<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) -> f64 {
-        let [p, v] = lanes(self.0);
-        let mut sum = V::splat(0.0);
-        for (p, v) in p.iter().zip(v) {
-            sum = sum.add(V::load(p).mul(V::load(v)));
-        }
-        sum.sum()
     }
 }

@@ -1,11 +1,12 @@
-//! A metric that couples parameters, in the form that the CPU device works with: M^-1 = D + T^T C T.
+//! A metric that couples parameters, in the form that the CPU device works with: M^-1 = D + T^T C T, D diagonal.
 //!
-//! D = S^2 is diagonal and T = U S has a row for each eigenvector, so a product takes two passes over T. Since M^-1 is
-//! linear, T p follows from T of the gradients by the kicks that p gets ([`super::along::Along`]). What is left for a
-//! leapfrog is one pass to get T g of its new gradient, and one to move the position by T^T C T p.
+//! A product takes two passes over T. Since M^-1 is linear, T p follows from T of the gradients by the kicks that p gets
+//! ([`super::along::Along`]). What is left for a leapfrog is one pass to get T g of its new gradient, and one to move the
+//! position by T^T C T p.
 //!
-//! The rows of U need not be exactly orthonormal. With U U^T = R^T R the rows of V = R^-T U are, up to rounding, and
-//! M^-1 = S (I + V^T (Lambda - I) V) S, which is what momenta are drawn for and energies are computed with.
+//! With few eigenvectors D = S^2 and T = U S. The rows of U need not be exactly orthonormal: with U U^T = R^T R the rows of
+//! V = R^-T U are, up to rounding, and the matrix is S (I + V^T (Lambda - I) V) S. With many, D = 0, C = I and T is
+//! triangular. Either way momenta are drawn for the very matrix that energies are computed with.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,12 +25,19 @@ pub struct Coupling {
     /// Unlike any other in this process, and not 0.
     pub id: u64,
     metric: Arc<Metric>,
-    /// D, then D^-1/2.
+    /// D, then S^-1.
     scales: Array,
     directions: Directions,
+    /// `None` if T is triangular.
+    few: Option<Few>,
+}
+
+/// What belongs to a T that is not triangular.
+struct Few {
+    rank: usize,
     /// C = R^-1 (Lambda - I) R^-T.
     inv_mass: Square,
-    /// R^-1 (Lambda^-1/2 - I) R^-T: p = D^-1/2 z + D^-1 T^T times that times T D^-1/2 z.
+    /// R^-1 (Lambda^-1/2 - I) R^-T: p = S^-1 z + D^-1 T^T times that times T S^-1 z.
     momentum: Square,
     /// R^-1 (Lambda^-1 - I) R^-T: M = D^-1 + D^-1 T^T times that times T D^-1.
     mass: Square,
@@ -39,13 +47,42 @@ impl Coupling {
     /// Prepare a metric, which must be usable.
     fn new(metric: &Arc<Metric>) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let (dim, rank) = (metric.dim(), metric.rank());
-        let Metric { stds, values, vectors, .. } = &**metric;
-        let mut scales = Array::new(2, dim)?;
-        for (i, s) in stds.iter().enumerate() {
-            scales.exact_mut(0)[i] = s * s;
+        let (directions, few) = match Self::triangular(metric)? {
+            Some(directions) => (directions, None),
+            None => Self::few(metric).map(|(directions, few)| (directions, Some(few)))?,
+        };
+        let mut scales = Array::new(2, metric.dim())?;
+        for (i, s) in metric.stds.iter().enumerate() {
+            scales.exact_mut(0)[i] = if few.is_some() { s * s } else { 0.0 };
             scales.exact_mut(1)[i] = 1.0 / s;
         }
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Coupling { id, metric: metric.clone(), scales, directions, few })
+    }
+
+    /// T with T^T T = M^-1, where that is less work: a triangular matrix has half the numbers of a square one. It may
+    /// fail for want of precision.
+    fn triangular(metric: &Metric) -> Result<Option<Directions>> {
+        let dim = metric.dim();
+        if 2 * metric.rank() <= dim {
+            return Ok(None);
+        }
+        let mut matrix = vec![0.0; dim * dim];
+        for (i, row) in matrix.chunks_exact_mut(dim).enumerate() {
+            row[i] = 1.0;
+            for (value, u) in metric.values.iter().zip(metric.rows()) {
+                add_scaled(&mut row[i..], (value - 1.0) * u[i], &u[i..]);
+            }
+        }
+        if !triangular::cholesky(&mut matrix, dim) {
+            return Ok(None);
+        }
+        Directions::triangular(dim, |row, i| matrix[row * dim + i] * metric.stds[i]).map(Some)
+    }
+
+    fn few(metric: &Metric) -> Result<(Directions, Few)> {
+        let (dim, rank) = (metric.dim(), metric.rank());
+        let Metric { stds, values, vectors, .. } = metric;
         let directions = Directions::new(rank, dim, |row, i| vectors[row * dim + i] * stds[i])?;
         let mut gram = vec![0.0; rank * rank];
         let mut unscaled = Array::new(1, dim)?;
@@ -60,15 +97,13 @@ impl Coupling {
         }
         let root = triangular::inverse(&gram, rank);
         let square = |of: fn(f64) -> f64| Square::sandwich(&root, values, of);
-        Ok(Coupling {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            metric: metric.clone(),
-            scales,
-            directions,
-            inv_mass: square(|v| v - 1.0),
-            momentum: square(|v| 1.0 / v.sqrt() - 1.0),
-            mass: square(|v| 1.0 / v - 1.0),
-        })
+        let few = Few {
+            rank,
+            inv_mass: square(|v| v - 1.0)?,
+            momentum: square(|v| 1.0 / v.sqrt() - 1.0)?,
+            mass: square(|v| 1.0 / v - 1.0)?,
+        };
+        Ok((directions, few))
     }
 
     /// The metric that it was made from.
@@ -78,7 +113,7 @@ impl Coupling {
 
     /// Number of rows of T.
     pub fn rank(&self) -> usize {
-        self.inv_mass.n
+        self.few.as_ref().map_or(self.metric.dim(), |few| few.rank)
     }
 
     /// D, with padding.
@@ -88,8 +123,13 @@ impl Coupling {
 
     /// T v and C T v.
     pub fn measure(&self, v: Cells<'_>, [along, weighed]: [&mut [f64]; 2]) {
-        self.directions.project(v, &mut along[..self.rank()]);
-        self.inv_mass.times(along, weighed);
+        let (own, padding) = along.split_at_mut(self.rank());
+        self.directions.project(v, own);
+        padding.fill(0.0);
+        match &self.few {
+            Some(few) => few.inv_mass.times(along, weighed),
+            None => weighed.copy_from_slice(along),
+        }
     }
 
     /// x += drift T^T weighed, where `weighed` is C T p.
@@ -101,15 +141,17 @@ impl Coupling {
 
     /// Make standard normal numbers z into a momentum with covariance M; returns |z|^2, which is p M^-1 p.
     pub fn momentum(&self, z: &mut [f64], scratch: &mut Vec<f64>) -> f64 {
-        let (mass_sqrt, n) = (self.scales.row(1), padded(self.rank()));
+        let mass_sqrt = self.scales.row(1);
+        let Some(few) = &self.few else {
+            let square = ops::dot(z, z);
+            self.directions.solve(cells(z));
+            return square;
+        };
         let square = ops::scale_normal(z, mass_sqrt);
         let p = z;
-        scratch.clear();
-        scratch.resize(2 * n + p.len(), 0.0);
-        let (along, rest) = scratch.split_at_mut(n);
-        let (by, more) = rest.split_at_mut(n);
+        let [along, by, more] = few.room(scratch, p.len());
         self.directions.project(cells(p), &mut along[..self.rank()]);
-        self.momentum.times(along, by);
+        few.momentum.times(along, by);
         self.directions.spread(&by[..self.rank()], cells(more));
         for ((p, more), m) in p.iter_mut().zip(more).zip(mass_sqrt) {
             *p += m * m * *more;
@@ -117,29 +159,38 @@ impl Coupling {
         square
     }
 
-    /// |z|^2 in the norm of M, z = x - centre + M^-1 g; `along` is T g and C T g.
-    pub fn distance(
-        &self,
-        x: &[f64],
-        g: &[f64],
-        center: &[f64],
-        along_g: [&[f64]; 2],
-        scratch: &mut Vec<f64>,
-    ) -> f64 {
-        let n = padded(self.rank());
-        scratch.clear();
-        scratch.resize(2 * n + x.len(), 0.0);
-        let (along, rest) = scratch.split_at_mut(n);
-        let (by, scaled) = rest.split_at_mut(n);
+    /// |z|^2 in the norm of M, z = x - centre + M^-1 g, where `along_g` is T g and C T g.
+    pub fn distance(&self, point: [&[f64]; 3], along_g: [&[f64]; 2], scratch: &mut Vec<f64>) -> f64 {
+        let [x, g, center] = point;
+        let Some(few) = &self.few else {
+            // M = T^-1 T^-T, so it is |T^-T (x - centre) + T g|^2.
+            scratch.clear();
+            scratch.extend(x.iter().zip(center).map(|(x, c)| x - c));
+            self.directions.solve_transposed(cells(scratch));
+            scratch.iter_mut().zip(along_g[0]).for_each(|(y, g)| *y += g);
+            return ops::dot(scratch, scratch);
+        };
         let (diagonal, mass_sqrt) = (self.scales.row(0), self.scales.row(1));
+        let [along, by, scaled] = few.room(scratch, x.len());
         for (i, m) in mass_sqrt.iter().enumerate() {
             scaled[i] = m * m * (x[i] - center[i]);
         }
         self.directions.project(cells(scaled), &mut along[..self.rank()]);
-        self.mass.times(along, by);
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        few.mass.times(along, by);
         let of_diagonal = ops::fisher_distance([x, g, center, diagonal, mass_sqrt]);
-        of_diagonal + dot(along, by) + dot(along_g[0], along_g[1])
+        of_diagonal + ops::dot(along, by) + ops::dot(along_g[0], along_g[1])
+    }
+}
+
+impl Few {
+    /// Two lists as long as T has rows, and one as long as it has columns, all zero.
+    fn room<'a>(&self, scratch: &'a mut Vec<f64>, columns: usize) -> [&'a mut [f64]; 3] {
+        let n = padded(self.rank);
+        scratch.clear();
+        scratch.resize(2 * n + columns, 0.0);
+        let (first, rest) = scratch.split_at_mut(n);
+        let (second, third) = rest.split_at_mut(n);
+        [first, second, third]
     }
 }
 
@@ -148,32 +199,26 @@ fn cells(slice: &mut [f64]) -> Cells<'_> {
 }
 
 /// A symmetric matrix.
-struct Square {
-    n: usize,
-    /// Columns with padding.
-    columns: Vec<f64>,
-}
+struct Square(Directions);
 
 impl Square {
     /// X F X^T, X upper triangular, F the function of the values.
-    fn sandwich(x: &[f64], values: &[f64], of: impl Fn(f64) -> f64) -> Self {
+    fn sandwich(x: &[f64], values: &[f64], of: impl Fn(f64) -> f64) -> Result<Self> {
         let n = values.len();
-        let mut columns = vec![0.0; n * padded(n)];
+        let mut product = vec![0.0; n * n];
         for (k, value) in values.iter().enumerate() {
             let column: Vec<f64> = (0..=k).map(|i| x[i * n + k]).collect();
-            for (out, v) in columns.chunks_exact_mut(padded(n)).zip(&column) {
-                add_scaled(out, of(*value) * v, &column);
+            for (row, v) in product.chunks_exact_mut(n).zip(&column) {
+                add_scaled(row, of(*value) * v, &column);
             }
         }
-        Square { n, columns }
+        Ok(Square(Directions::new(n, n, |i, j| product[i * n + j])?))
     }
 
     /// `out` = the product with `v`, both with padding.
     fn times(&self, v: &[f64], out: &mut [f64]) {
         out.fill(0.0);
-        for (column, v) in self.columns.chunks_exact(padded(self.n)).zip(v) {
-            add_scaled(out, *v, column);
-        }
+        self.0.spread(v, cells(out));
     }
 }
 
@@ -207,4 +252,35 @@ pub fn prepared(metric: &Arc<Metric>) -> Result<Arc<Coupling>> {
     let made = Arc::new(Coupling::new(metric)?);
     *known = Arc::downgrade(&made);
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_share_what_is_prepared_as_long_as_one_uses_it() {
+        let metric = || {
+            let (stds, values, vectors) = (vec![1.0, 2.0], vec![3.0], vec![0.6, 0.8]);
+            Arc::new(Metric { stds, values, vectors, center: Vec::new() })
+        };
+        let (one, equal) = (metric(), metric());
+        let first = prepared(&one).unwrap();
+        assert!(Arc::ptr_eq(&first, &prepared(&one.clone()).unwrap()));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                std::thread::spawn({
+                    let one = one.clone();
+                    move || prepared(&one).unwrap().id
+                })
+            })
+            .collect();
+        assert!(threads.into_iter().all(|t| t.join().unwrap() == first.id));
+        let other = prepared(&equal).unwrap();
+        assert_ne!(other.id, first.id);
+        let (gone, id) = (Arc::downgrade(&first), first.id);
+        drop(first);
+        assert!(gone.upgrade().is_none());
+        assert_ne!(prepared(&one).unwrap().id, id);
+    }
 }
