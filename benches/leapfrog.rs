@@ -9,6 +9,7 @@
 #![allow(clippy::expect_used)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use nutpie_core::adapt::DiagAdaptation;
 use nutpie_core::block::Block;
@@ -113,12 +114,7 @@ fn fixed(dim: usize, rank: usize, draws: u64) -> (f64, f64) {
     let x = vec![0.5; dim];
     let mut g = vec![0.0; dim];
     let logp = Normal(dim).logp_grad(&x, &mut g).expect("a density");
-    let metric = Metric {
-        stds: vec![1.0; dim],
-        values: vec![1.001; rank],
-        vectors: orthonormal(rank, dim),
-        center: vec![0.0; dim],
-    };
+    let metric = metric_of(rank, dim);
     let state = ChainState {
         settings,
         chain: 0,
@@ -147,19 +143,42 @@ fn fixed(dim: usize, rank: usize, draws: u64) -> (f64, f64) {
     ((seconds() - clock) * 1e9 / gradients, gradients / draws as f64)
 }
 
+fn metric_of(rank: usize, dim: usize) -> Metric {
+    Metric {
+        stds: vec![1.0; dim],
+        values: vec![1.001; rank],
+        vectors: orthonormal(rank, dim),
+        center: vec![0.0; dim],
+    }
+}
+
+/// Nanoseconds to give a new metric to a chain.
+fn setting(dim: usize, rank: usize) -> f64 {
+    let mut dev = Cpu::new();
+    let metrics = dev.alloc_metrics(1, dim).expect("memory");
+    let metric = metric_of(rank, dim);
+    // A copy of its own each time, for the device would know it again.
+    let mut copies = (0..9).map(|_| Arc::new(metric.clone())).collect::<Vec<_>>().into_iter();
+    1e9 * best(1, || {
+        let metric = copies.next().expect("a copy");
+        dev.set_metric(&metrics, 0, &metric).expect("a metric");
+    })
+}
+
 /// Cosines, which are orthogonal to each other, and normalised.
 fn orthonormal(rank: usize, dim: usize) -> Vec<f64> {
     let row = |k: usize| {
         let angle = std::f64::consts::PI * (k + 1) as f64 / dim as f64;
         (0..dim).map(move |i| (2.0 / dim as f64).sqrt() * (angle * (i as f64 + 0.5)).cos())
     };
-    (0..rank.min(dim - 1)).flat_map(row).collect()
+    (0..rank).flat_map(row).collect()
 }
 
 /// Diagonal and coupled leapfrogs in turn, several times over, since the machine may be busy.
 fn coupled(rank: usize, chosen: &[usize]) {
     println!(
-        "nanoseconds per gradient, density subtracted; ratio alone, and with a density of 10 ns per parameter"
+        "nanoseconds per gradient, density subtracted; ratio alone, and with a density of 10 ns per parameter; \
+         nanoseconds to set the metric"
     );
     println!(
         "{:>8} {:>7} {:>10} {:>10} {:>7} {:>7} {:>7} | {:>7}",
@@ -182,10 +201,11 @@ fn coupled(rank: usize, chosen: &[usize]) {
         let [diagonal, coupled] = best;
         let own = 10.0 * dim as f64;
         println!(
-            "{dim:>8} {rank:>7} {diagonal:>10.0} {coupled:>10.0} {:>7.2} {:>7.2} {steps:>7.1} | {:>7.2}",
+            "{dim:>8} {rank:>7} {diagonal:>10.0} {coupled:>10.0} {:>7.2} {:>7.2} {steps:>7.1} {:>7.2} | {:>10.0}",
             coupled / diagonal,
             (coupled + own) / (diagonal + own),
-            (coupled - diagonal) / dim as f64
+            (coupled - diagonal) / dim as f64,
+            setting(dim, rank)
         );
     }
 }

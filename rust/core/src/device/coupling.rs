@@ -4,9 +4,10 @@
 //! ([`super::along::Along`]). What is left for a leapfrog is one pass to get T g of its new gradient, and one to move the
 //! position by T^T C T p.
 //!
-//! With few eigenvectors D = S^2 and T = U S. The rows of U need not be exactly orthonormal: with U U^T = R^T R the rows of
-//! V = R^-T U are, up to rounding, and the matrix is S (I + V^T (Lambda - I) V) S. With many, D = 0, C = I and T is
-//! triangular. Either way momenta are drawn for the very matrix that energies are computed with.
+//! With few eigenvectors D = S^2 and T = U S, up to the rounding of its numbers. That and whatever else keeps the rows of
+//! T S^-1 from being orthonormal does no harm: with T D^-1 T^T = R^T R those of V = R^-T T S^-1 are orthonormal, and the matrix
+//! is S (I + V^T (Lambda - I) V) S. With many eigenvectors D = 0, C = I and T is triangular. Either way momenta are drawn
+//! for the very matrix that energies are computed with.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +17,16 @@ use super::along::padded;
 use super::array::Array;
 use super::directions::Directions;
 use super::ops::{self, Cells};
+use super::simd::{self, LANES, Loop, Vector};
 use super::triangular::{self, add_scaled};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
+
+/// How near to each other the columns of a triangular T may be, for its rounding to do no harm.
+const LEAST_PIVOT: f64 = 1e-4;
+
+/// How near to each other directions may be.
+const LEAST_ANGLE: f64 = 1e-6;
 
 /// A metric of rank one or more.
 pub struct Coupling {
@@ -60,8 +68,8 @@ impl Coupling {
         Ok(Coupling { id, metric: metric.clone(), scales, directions, few })
     }
 
-    /// T with T^T T = M^-1, where that is less work: a triangular matrix has half the numbers of a square one. It may
-    /// fail for want of precision.
+    /// T with T^T T = M^-1, where that is less work: a triangular matrix has half the numbers of a square one. Not if M^-1
+    /// is nearly singular.
     fn triangular(metric: &Metric) -> Result<Option<Directions>> {
         let dim = metric.dim();
         if 2 * metric.rank() <= dim {
@@ -74,7 +82,7 @@ impl Coupling {
                 add_scaled(&mut row[i..], (value - 1.0) * u[i], &u[i..]);
             }
         }
-        if !triangular::cholesky(&mut matrix, dim) {
+        if !triangular::cholesky(&mut matrix, dim, LEAST_PIVOT) {
             return Ok(None);
         }
         Directions::triangular(dim, |row, i| matrix[row * dim + i] * metric.stds[i]).map(Some)
@@ -85,23 +93,20 @@ impl Coupling {
         let Metric { stds, values, vectors, .. } = metric;
         let directions = Directions::new(rank, dim, |row, i| vectors[row * dim + i] * stds[i])?;
         let mut gram = vec![0.0; rank * rank];
-        let mut unscaled = Array::new(1, dim)?;
-        for (row, products) in metric.rows().zip(gram.chunks_exact_mut(rank)) {
-            for ((unscaled, u), s) in unscaled.exact_mut(0).iter_mut().zip(row).zip(stds) {
-                *unscaled = u / s;
-            }
-            directions.project(cells(unscaled.row_mut(0)), products);
-        }
-        if !triangular::cholesky(&mut gram, rank) {
+        directions.for_each_row(|k, row| {
+            row.iter_mut().zip(stds).for_each(|(v, s)| *v /= s * s);
+            directions.project(cells(row), &mut gram[k * rank..(k + 1) * rank]);
+        });
+        if !triangular::cholesky(&mut gram, rank, LEAST_ANGLE) {
             return Err(Error::Device("the directions of an inverse mass matrix are not independent".into()));
         }
         let root = triangular::inverse(&gram, rank);
         let square = |of: fn(f64) -> f64| Square::sandwich(&root, values, of);
         let few = Few {
             rank,
-            inv_mass: square(|v| v - 1.0)?,
-            momentum: square(|v| 1.0 / v.sqrt() - 1.0)?,
-            mass: square(|v| 1.0 / v - 1.0)?,
+            inv_mass: square(|v| v - 1.0),
+            momentum: square(|v| 1.0 / v.sqrt() - 1.0),
+            mass: square(|v| 1.0 / v - 1.0),
         };
         Ok((directions, few))
     }
@@ -198,27 +203,54 @@ fn cells(slice: &mut [f64]) -> Cells<'_> {
     Cell::from_mut(slice).as_slice_of_cells()
 }
 
-/// A symmetric matrix.
-struct Square(Directions);
+/// A symmetric matrix, eight rows at a time.
+struct Square {
+    n: usize,
+    numbers: Vec<f64>,
+}
 
 impl Square {
     /// X F X^T, X upper triangular, F the function of the values.
-    fn sandwich(x: &[f64], values: &[f64], of: impl Fn(f64) -> f64) -> Result<Self> {
+    fn sandwich(x: &[f64], values: &[f64], of: impl Fn(f64) -> f64) -> Self {
         let n = values.len();
-        let mut product = vec![0.0; n * n];
+        let mut numbers = vec![0.0; padded(n) * n];
         for (k, value) in values.iter().enumerate() {
-            let column: Vec<f64> = (0..=k).map(|i| x[i * n + k]).collect();
-            for (row, v) in product.chunks_exact_mut(n).zip(&column) {
-                add_scaled(row, of(*value) * v, &column);
+            for j in 0..=k {
+                let factor = of(*value) * x[j * n + k];
+                for i in 0..=k {
+                    numbers[(i / LANES * n + j) * LANES + i % LANES] += factor * x[i * n + k];
+                }
             }
         }
-        Ok(Square(Directions::new(n, n, |i, j| product[i * n + j])?))
+        Square { n, numbers }
     }
 
     /// `out` = the product with `v`, both with padding.
     fn times(&self, v: &[f64], out: &mut [f64]) {
-        out.fill(0.0);
-        self.0.spread(v, cells(out));
+        simd::run(Times { square: self, v, out });
+    }
+}
+
+struct Times<'a> {
+    square: &'a Square,
+    v: &'a [f64],
+    out: &'a mut [f64],
+}
+
+impl Loop for Times<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Times { square: Square { n, numbers }, v, out } = self;
+        let rows = numbers.as_chunks().0.chunks_exact((*n).max(1));
+        for (out, columns) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+            let mut sum = V::splat(0.0);
+            for (column, v) in columns.iter().zip(v) {
+                sum = V::splat(*v).mul_add(V::load(column), sum);
+            }
+            sum.store(out);
+        }
     }
 }
 

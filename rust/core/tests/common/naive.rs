@@ -11,7 +11,7 @@ use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::fill_normal;
 
-use super::metrics::{combine, dot, stretch};
+use super::metrics::{combine, dot, solve, stretch, times};
 
 /// Rows in a map.
 #[derive(Default)]
@@ -20,9 +20,16 @@ pub struct Naive {
     rows: HashMap<Row, Vec<f64>>,
     /// The metrics that are not diagonal, by the array of their diagonals and the row.
     coupled: HashMap<Row, Metric>,
+    /// Their matrices, where a test gives them.
+    matrices: HashMap<usize, Vec<Vec<f64>>>,
 }
 
 impl Naive {
+    /// A device that takes a matrix for the one of a metric.
+    pub fn with(metric: usize, matrix: &[Vec<f64>]) -> Self {
+        Naive { matrices: [(metric, matrix.to_vec())].into(), ..Naive::default() }
+    }
+
     pub fn get(&self, buf: Buf, index: usize) -> Vec<f64> {
         self.rows.get(&Row { buf, index }).cloned().unwrap_or_else(|| vec![0.0; self.dims[buf.0]])
     }
@@ -38,7 +45,10 @@ impl Naive {
 
     /// M^-1 p.
     pub fn velocity(&self, metrics: &Metrics, row: usize, p: &[f64]) -> Vec<f64> {
-        self.times(metrics, row, [1.0, 1.0, 1.0], p)
+        match self.matrices.get(&row) {
+            Some(matrix) => times(matrix, p),
+            None => self.times(metrics, row, [1.0, 1.0, 1.0], p),
+        }
     }
 
     fn set_diagonal(&mut self, metrics: &Metrics, row: usize, inv_mass: Vec<f64>, center: Vec<f64>) {
@@ -174,7 +184,11 @@ impl Device for Naive {
             let (x, g) = (self.get(s.x, place.row), self.get(s.g, place.row));
             let (c, v) = (self.get(metrics.center, place.metric), self.velocity(metrics, place.metric, &g));
             let z = combine(x.len(), |i| x[i] - c[i] + v[i]);
-            *out = dot(&z, &self.times(metrics, place.metric, [-1.0, -1.0, -1.0], &z));
+            let mass = match self.matrices.get(&place.metric) {
+                Some(matrix) => solve(matrix.clone(), z.clone()),
+                None => self.times(metrics, place.metric, [-1.0, -1.0, -1.0], &z),
+            };
+            *out = dot(&z, &mass);
         }
         Ok(())
     }
