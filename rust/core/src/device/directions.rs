@@ -332,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn machines_without_vectors_give_the_same_bits() {
+        let words: Vec<[[f64; LANES]; 3]> = (0..5)
+            .map(|c| {
+                std::array::from_fn(|j| {
+                    std::array::from_fn(|i| pack((c + 3 * j + i) as f64 / 7.0, 0.3 - j as f64))
+                })
+            })
+            .collect();
+        let numbers: Vec<f64> = (0..5 * LANES).map(|i| (i as f64 * 0.37).cos()).collect();
+        let [mut best, mut plain] = [numbers.clone(), numbers];
+        let [best, plain] = [&mut best, &mut plain].map(|v| Cell::from_mut(&mut v[..]).as_slice_of_cells());
+        let sums = simd::run(Project::<3> { words: &words, y: best.as_chunks().0 });
+        assert_eq!(sums, Project::<3> { words: &words, y: plain.as_chunks().0 }.run::<simd::Plain>());
+        simd::run(Spread { words: &words, by: sums, out: best.as_chunks().0 });
+        Spread { words: &words, by: sums, out: plain.as_chunks().0 }.run::<simd::Plain>();
+        assert_eq!(best, plain);
+    }
+
+    #[test]
     fn solutions_are_solutions() {
         for dim in [1, 3, 8, 9, 16, 37] {
             let value = |j: usize, i: usize| if i == j { 2.0 } else { ((j * 31 + i * 17) as f64).sin() };
