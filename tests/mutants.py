@@ -257,8 +257,8 @@ MUTANTS = [
         "coupled: directions are taken for orthonormal",
         "device/coupling.rs",
         (
-            "let root = triangular::inverse(&gram, rank);",
-            "let root: Vec<f64> = (0..rank * rank).map(|i| f64::from(u8::from(i % (rank + 1) == 0))).collect();",
+            "let inverse = triangular::inverse(&gram, rank);",
+            "let inverse: Vec<f64> = (0..rank * rank).map(|i| f64::from(u8::from(i % (rank + 1) == 0))).collect();",
         ),
     ),
     mutant(
@@ -278,6 +278,11 @@ MUTANTS = [
         "coupled: momenta of the transposed factor",
         "device/coupling.rs",
         ("self.directions.solve(cells(z));", "self.directions.solve_transposed(cells(z));"),
+    ),
+    mutant(
+        "coupled: products of a fresh momentum without its eigenvalues",
+        "device/coupling.rs",
+        ("values, |v| 1.0 / v.sqrt(), left)", "values, |_| 1.0, left)"),
     ),
     mutant(
         "coupled: distances in the norm of the inverse mass",

@@ -21,8 +21,10 @@ pub struct Coupled<'a> {
 impl Coupled<'_> {
     /// Draw a momentum from the standard normal numbers in its row; returns p M^-1 p.
     pub fn refresh(&mut self, row: usize) -> f64 {
-        self.along[0].forget(row);
-        self.coupling.momentum(self.phase[1].row_mut(row), self.scratch)
+        let (coupling, p) = (self.coupling, &mut self.phase[1]);
+        self.along[0].reserve(p.rows(), coupling.rank());
+        let along = self.along[0].set(row, coupling.rank(), coupling.id);
+        coupling.momentum(p.row_mut(row), along, self.scratch)
     }
 
     /// First half of a step.

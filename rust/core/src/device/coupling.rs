@@ -47,6 +47,8 @@ struct Few {
     inv_mass: Square,
     /// R^-1 (Lambda^-1/2 - I) R^-T: p = S^-1 z + D^-1 T^T times that times T S^-1 z.
     momentum: Square,
+    /// R^T Lambda^-1/2 R^-T: T p = that times T S^-1 z.
+    along_momentum: Square,
     /// R^-1 (Lambda^-1 - I) R^-T: M = D^-1 + D^-1 T^T times that times T D^-1.
     mass: Square,
 }
@@ -100,12 +102,15 @@ impl Coupling {
         if !triangular::cholesky(&mut gram, rank, LEAST_ANGLE) {
             return Err(Error::Device("the directions of an inverse mass matrix are not independent".into()));
         }
-        let root = triangular::inverse(&gram, rank);
-        let square = |of: fn(f64) -> f64| Square::sandwich(&root, values, of);
+        let inverse = triangular::inverse(&gram, rank);
+        let left = |i: usize, k: usize| inverse[i * rank + k];
+        let square = |of: fn(f64) -> f64| Square::product(left, values, of, left);
+        let root = |i: usize, k: usize| if k <= i { gram[k * rank + i] } else { 0.0 };
         let few = Few {
             rank,
             inv_mass: square(|v| v - 1.0),
             momentum: square(|v| 1.0 / v.sqrt() - 1.0),
+            along_momentum: Square::product(root, values, |v| 1.0 / v.sqrt(), left),
             mass: square(|v| 1.0 / v - 1.0),
         };
         Ok((directions, few))
@@ -144,23 +149,28 @@ impl Coupling {
         self.directions.spread(scratch, x);
     }
 
-    /// Make standard normal numbers z into a momentum with covariance M; returns |z|^2, which is p M^-1 p.
-    pub fn momentum(&self, z: &mut [f64], scratch: &mut Vec<f64>) -> f64 {
-        let mass_sqrt = self.scales.row(1);
+    /// Make standard normal numbers z into a momentum p with covariance M, and find T p and C T p; returns |z|^2, which is
+    /// p M^-1 p.
+    pub fn momentum(&self, z: &mut [f64], [along, weighed]: [&mut [f64]; 2], scratch: &mut Vec<f64>) -> f64 {
         let Some(few) = &self.few else {
             let square = ops::dot(z, z);
+            along.copy_from_slice(z);
+            weighed.copy_from_slice(z);
             self.directions.solve(cells(z));
             return square;
         };
+        let mass_sqrt = self.scales.row(1);
         let square = ops::scale_normal(z, mass_sqrt);
         let p = z;
-        let [along, by, more] = few.room(scratch, p.len());
-        self.directions.project(cells(p), &mut along[..self.rank()]);
-        few.momentum.times(along, by);
+        let [first, by, more] = few.room(scratch, p.len());
+        self.directions.project(cells(p), &mut first[..self.rank()]);
+        few.momentum.times(first, by);
         self.directions.spread(&by[..self.rank()], cells(more));
         for ((p, more), m) in p.iter_mut().zip(more).zip(mass_sqrt) {
             *p += m * m * *more;
         }
+        few.along_momentum.times(first, along);
+        few.inv_mass.times(along, weighed);
         square
     }
 
@@ -203,22 +213,28 @@ fn cells(slice: &mut [f64]) -> Cells<'_> {
     Cell::from_mut(slice).as_slice_of_cells()
 }
 
-/// A symmetric matrix, eight rows at a time.
+/// A square matrix, eight rows at a time.
 struct Square {
     n: usize,
     numbers: Vec<f64>,
 }
 
 impl Square {
-    /// X F X^T, X upper triangular, F the function of the values.
-    fn sandwich(x: &[f64], values: &[f64], of: impl Fn(f64) -> f64) -> Self {
+    /// X F Y^T, F the function of the values.
+    fn product(
+        x: impl Fn(usize, usize) -> f64,
+        values: &[f64],
+        of: impl Fn(f64) -> f64,
+        y: impl Fn(usize, usize) -> f64,
+    ) -> Self {
         let n = values.len();
         let mut numbers = vec![0.0; padded(n) * n];
         for (k, value) in values.iter().enumerate() {
-            for j in 0..=k {
-                let factor = of(*value) * x[j * n + k];
-                for i in 0..=k {
-                    numbers[(i / LANES * n + j) * LANES + i % LANES] += factor * x[i * n + k];
+            let column: Vec<f64> = (0..n).map(|i| of(*value) * x(i, k)).collect();
+            for j in 0..n {
+                let factor = y(j, k);
+                for (i, v) in column.iter().enumerate() {
+                    numbers[(i / LANES * n + j) * LANES + i % LANES] += factor * v;
                 }
             }
         }
