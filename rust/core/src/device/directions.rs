@@ -5,8 +5,8 @@
 //! in registers. The second goes backward, since the first has left the end of T in the nearest cache. Of a triangular
 //! matrix a strip begins at its diagonal.
 //!
-//! Reading T is what takes time, so two of its numbers share a word ([`pack`]): they have 21 digits, and T is what these
-//! are. That costs no exactness, since everything else is computed from them.
+//! Reading T is what takes time, so two of its numbers share a word ([`pack`]): they have 21 binary digits, and T is what
+//! these are. That costs no exactness, since everything else is computed from them.
 
 use std::ops::Range;
 
