@@ -3,7 +3,7 @@
 //! Everything is a product of the form a M^-1 b = a D b + (T a) C (T b), so beside the passes for D there is arithmetic on
 //! T p, T g, C T p and C T g only, some tens of numbers each.
 
-use super::along::Along;
+use super::along::{Along, halves};
 use super::array::Array;
 use super::coupling::Coupling;
 use super::points::Points;
@@ -53,7 +53,7 @@ impl Coupled<'_> {
             self.follow(row, to, leaf.kick, drift);
         }
         let [p, g] = &self.along;
-        let point = |row| End { p: p.get(row, rank), g: g.get(row, rank) };
+        let point = |row| End { p: halves(p.get(row, rank)), g: halves(g.get(row, rank)) };
         let end = point(row);
         for (i, (span, dots)) in spans.iter().zip(dots).enumerate() {
             // As in the pass for D, only the first span may be that from the point just before.
@@ -69,7 +69,7 @@ impl Coupled<'_> {
     pub fn distance(&mut self, row: usize, center: &[f64]) -> f64 {
         self.know(row);
         let [x, _, g] = &self.phase;
-        let along = self.along[1].get(row, self.coupling.rank());
+        let along = halves(self.along[1].get(row, self.coupling.rank()));
         self.coupling.distance([x.row(row), g.row(row), center], along, self.scratch)
     }
 
@@ -91,7 +91,7 @@ impl Coupled<'_> {
         let rank = coupling.rank();
         p.kick([from, to], kick, g.get(from, rank), coupling.id);
         let all = 0..coupling.diagonal().len();
-        let [_, weighed] = p.get(to, rank);
+        let [_, weighed] = halves(p.get(to, rank));
         coupling.drift(drift, weighed, self.phase[0].shared().row(to, &all), self.scratch);
     }
 }
