@@ -181,8 +181,8 @@ fn coupled(rank: usize, chosen: &[usize]) {
          one of 10 ns per parameter; nanoseconds to set the metric"
     );
     println!(
-        "{:>8} {:>7} {:>10} {:>10} {:>7} {:>7} {:>7} | {:>7}",
-        "dim", "rank", "diagonal", "coupled", "ratio", "+10ns", "steps", "ns/dim"
+        "{:>8} {:>7} {:>10} {:>10} {:>7} {:>7} {:>7} {:>7} {:>7} | {:>10}",
+        "dim", "rank", "diagonal", "coupled", "ratio", "+normal", "+10ns", "steps", "ns/dim", "set"
     );
     for (dim, draws) in [(10, 20_000), (100, 10_000), (1_000, 1_500), (10_000, 100), (100_000, 8)] {
         if rank >= dim || !chosen.is_empty() && !chosen.contains(&dim) {

@@ -6,6 +6,8 @@ mod common;
 mod metrics;
 #[path = "common/naive.rs"]
 mod naive;
+#[path = "common/setup.rs"]
+mod setup;
 
 use std::sync::Arc;
 
@@ -16,93 +18,18 @@ use nutpie_core::adapt::DiagAdaptation;
 use nutpie_core::block::Block;
 use nutpie_core::chain::ChainState;
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
-use nutpie_core::device::{
-    Buf, Cpu, Device, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step,
-};
+use nutpie_core::device::{Cpu, Device, Leaf, Moments, Place, Refresh, Sample, Span, Step};
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
 use nutpie_core::integrate::{Batch, Request};
 use nutpie_core::metric::Metric;
-use nutpie_core::rng::{Key, Purpose, fill_normal};
+use nutpie_core::rng::{Purpose, fill_normal};
 use nutpie_core::settings::Settings;
+use setup::{ROWS, Setup, close, fresh, key};
 
 /// Dimensions and ranks: diagonal, with few and with many eigenvectors, and dense.
 fn shapes() -> impl Iterator<Item = (usize, usize)> {
     let small = (1..=24).flat_map(|dim| (0..=dim).map(move |rank| (dim, rank)));
     small.chain([(31, 5), (32, 16), (33, 17), (40, 40), (65, 20), (100, 51), (257, 9)])
-}
-
-/// A device with points of all kinds of numbers and metrics for three chains.
-struct Setup<D> {
-    dev: D,
-    dim: usize,
-    phase: Phase,
-    metrics: Metrics,
-}
-
-const ROWS: usize = 8;
-
-impl<D: Device> Setup<D> {
-    fn new(mut dev: D, dim: usize) -> Self {
-        let phase = Phase::alloc(&mut dev, ROWS, dim).unwrap();
-        let metrics = dev.alloc_metrics(3, dim).unwrap();
-        let mut setup = Setup { dev, dim, phase, metrics };
-        for (i, buf) in [phase.x, phase.p, phase.g].into_iter().enumerate() {
-            (0..ROWS).for_each(|index| setup.write(buf, index, &scattered(dim, 3 * index + i)));
-        }
-        setup
-    }
-
-    fn with(mut self, row: usize, metric: &Metric) -> Self {
-        self.dev.set_metric(&self.metrics, row, &Arc::new(metric.clone())).unwrap();
-        self
-    }
-
-    fn write(&mut self, buf: Buf, index: usize, numbers: &[f64]) {
-        self.dev.write(Row { buf, index }, numbers).unwrap();
-    }
-
-    fn read(&self, buf: Buf, index: usize) -> Vec<f64> {
-        let mut out = vec![0.0; self.dim];
-        self.dev.read(Row { buf, index }, &mut out).unwrap();
-        out
-    }
-
-    fn all(&self) -> Vec<Vec<f64>> {
-        let bufs = [self.phase.x, self.phase.p, self.phase.g];
-        bufs.into_iter().flat_map(|buf| (0..ROWS).map(move |row| self.read(buf, row))).collect()
-    }
-
-    fn refresh(&mut self, op: Refresh) -> f64 {
-        let mut kinetic = [f64::NAN];
-        self.dev.refresh(&self.phase, &self.metrics, &[op], &mut kinetic).unwrap();
-        kinetic[0]
-    }
-
-    /// p M^-1 p / 2 as a leaf has it that is not kicked.
-    fn kinetic(&mut self, metric: usize, row: usize) -> f64 {
-        let (leaf, mut kinetic) = (Leaf { metric, row, kick: 0.0, onward: None, spans: 0 }, [f64::NAN]);
-        self.dev.finish_leaf(&self.phase, &self.metrics, &[leaf], &[], &mut kinetic, &mut []).unwrap();
-        kinetic[0]
-    }
-
-    fn distance(&mut self, metric: usize, row: usize) -> f64 {
-        let mut out = [f64::NAN];
-        let places = [Place { metric, row }];
-        self.dev.fisher_distance(&self.phase, &self.metrics, &places, &mut out).unwrap();
-        out[0]
-    }
-}
-
-fn key(draw: u32) -> Key {
-    Key { seed: 5, chain: 1, draw }
-}
-
-fn fresh(metric: usize, row: usize, draw: u32) -> Refresh {
-    Refresh { metric, row, key: key(draw), purpose: Purpose::Momentum }
-}
-
-fn close(what: &str, a: f64, b: f64) {
-    assert!((a - b).abs() <= 1e-10 * (1.0 + a.abs().max(b.abs())), "{what}: {a} and {b}");
 }
 
 #[test]
@@ -319,6 +246,7 @@ fn some_calls(setup: &mut Setup<Cpu>, metric: usize) -> (Vec<f64>, Vec<Vec<f64>>
     dev.finish_leaf(phase, metrics, &[leaf(5, 6, 2)], &spans[1..], &mut kinetic[1..], &mut dots[1..])
         .unwrap();
     out.extend(kinetic.into_iter().chain(dots.into_iter().flatten()));
+    dev.kick_drift(phase, metrics, &[Step { metric, from: 5, to: 7, kick: -0.1, drift: 0.2 }]).unwrap();
     out.push(setup.distance(metric, 6));
     (out, setup.all())
 }
@@ -330,8 +258,10 @@ fn a_metric_forgets_the_one_before() {
         (Arc::new(coupled(dim, 6, 0)), Arc::new(coupled(dim, 17, 1)), Arc::new(coupled(dim, 2, 2)));
     let diagonal = Arc::new(coupled(dim, 0, 3));
     let mut used = Setup::new(Cpu::new(), dim);
-    // Back to the very same metric, too.
-    for metric in [&few, &many, &diagonal, &few, &other, &few, &diagonal, &many, &few] {
+    // Other chains go on with these, so that what was made of them is still there.
+    used.dev.set_metric(&used.metrics, 0, &few).unwrap();
+    used.dev.set_metric(&used.metrics, 2, &many).unwrap();
+    for metric in [&few, &many, &few, &diagonal, &few, &other, &many, &diagonal, &many, &few] {
         used.dev.set_metric(&used.metrics, 1, metric).unwrap();
         let mut new = Setup::new(Cpu::new(), dim).with(1, metric);
         let bufs = [used.phase.x, used.phase.p, used.phase.g];
