@@ -88,7 +88,7 @@ fn main() {
             let options = FisherOptions::default();
             let metric = fisher_low_rank::fit(&points, &start, &options).expect("a metric");
             let low_rank = best(|| fisher_low_rank::fit(&points, &start, &options));
-            let span = best(|| fisher_span::fit(&points, &start, None));
+            let span = best(|| fisher_span::fit(&points, &start, 1e-5, 2.0, usize::MAX));
             let diag = best(|| fisher_diag_points::fit(&points, &start));
             let check = best(|| metric_check::top_eigenvalue(&draws, &metric));
             let model = 1e3 * cost_seconds(n, dim, &options);

@@ -37,6 +37,7 @@ COPIED = ("Cargo.toml", "Cargo.lock", "clippy.toml", "rust", "benches")
 UNIT = (("--lib",), ())
 EXACT = (("--test", "validity"), ("trajectories", "a_turn", "statistics", "metric_is", "dual", "collected"))
 DEVICE = (("--test", "device"), ())
+COUPLED = (("--test", "coupled"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -230,6 +231,123 @@ MUTANTS = [
             "                work.span(start(span), dots);\n",
             "                if block.start == 0 { work.span(start(span), dots) }\n",
         ),
+    ),
+    # Metrics that couple parameters.
+    mutant(
+        "coupled: products with the first of two directions only",
+        "device/directions.rs",
+        ("*second = y.mul_add(word.lower(), *second);", "*second = y.mul_add(word, *second);"),
+    ),
+    mutant(
+        "coupled: positions move in the first of two directions only",
+        "device/directions.rs",
+        ("                sum = second.mul_add(word.lower(), sum);\n", ""),
+    ),
+    mutant(
+        "coupled: the second number of a word is not rounded",
+        "device/directions.rs",
+        ("(second.to_bits() + (1 << 31)) >> 32", "second.to_bits() >> 32"),
+    ),
+    mutant(
+        "coupled: the first number of a word is not made right",
+        "device/directions.rs",
+        ("(first.to_bits() - lower + (1 << 31)) >> 32", "first.to_bits() >> 32"),
+    ),
+    mutant(
+        "coupled: directions are taken for orthonormal",
+        "device/coupling.rs",
+        (
+            "let inverse = triangular::inverse(&gram, rank);",
+            "let inverse: Vec<f64> = (0..rank * rank).map(|i| f64::from(u8::from(i % (rank + 1) == 0))).collect();",
+        ),
+    ),
+    mutant(
+        "coupled: eigenvalues upside down",
+        "device/coupling.rs",
+        ("inv_mass: square(|v| v - 1.0)", "inv_mass: square(|v| 1.0 / v - 1.0)"),
+    ),
+    mutant(
+        "coupled: momenta for the inverse of the mass",
+        "device/coupling.rs",
+        ("momentum: square(|v| 1.0 / v.sqrt() - 1.0)", "momentum: square(|v| v.sqrt() - 1.0)"),
+    ),
+    mutant(
+        "coupled: momenta with one scale too few", "device/coupling.rs", ("*p += m * m * *more;", "*p += m * *more;")
+    ),
+    mutant(
+        "coupled: momenta of the transposed factor",
+        "device/coupling.rs",
+        ("self.directions.solve(cells(z));", "self.directions.solve_transposed(cells(z));"),
+    ),
+    mutant(
+        "coupled: products of a fresh momentum without its eigenvalues",
+        "device/coupling.rs",
+        ("values, |v| 1.0 / v.sqrt(), left)", "values, |_| 1.0, left)"),
+    ),
+    mutant(
+        "coupled: distances in the norm of the inverse mass",
+        "device/coupling.rs",
+        ("mass: square(|v| 1.0 / v - 1.0)", "mass: square(|v| v - 1.0)"),
+    ),
+    mutant(
+        "coupled: a dense metric keeps its diagonal",
+        "device/coupling.rs",
+        ("if few.is_some() { s * s } else { 0.0 }", "s * s"),
+    ),
+    mutant(
+        "coupled: all metrics are the first one",
+        "device/coupling.rs",
+        ("all.iter().find(|p| p.metric.as_ptr() == Arc::as_ptr(metric))", "all.first()"),
+    ),
+    mutant(
+        "coupled: steps back in time drift forward",
+        "device/coupling.rs",
+        ("map(|v| drift * v)", "map(|v| drift.abs() * v)"),
+    ),
+    mutant(
+        "coupled: spans without the gradients",
+        "device/coupled.rs",
+        ("{ (0.0, 1.0) } else { (leaf.kick, 0.5) }", "{ (0.0, 1.0) } else { (0.0, 0.5) }"),
+    ),
+    mutant(
+        "coupled: adjacent spans count half",
+        "device/coupled.rs",
+        ("{ (0.0, 1.0) } else { (leaf.kick, 0.5) }", "{ (0.0, 0.5) } else { (leaf.kick, 0.5) }"),
+    ),
+    mutant(
+        "coupled: the momentum's directions miss the second half kick",
+        "device/coupled.rs",
+        ("p.kick([row, row], leaf.kick,", "p.kick([row, row], 0.0 * leaf.kick,"),
+    ),
+    mutant(
+        "coupled: kinetic energy of the diagonal only",
+        "device/coupled.rs",
+        ("of_diagonal + ops::dot(end.p[0], end.p[1])", "of_diagonal"),
+    ),
+    mutant("coupled: rows that are written keep what was known", "device/along.rs", ("            *owner = 0;\n", "")),
+    mutant(
+        "coupled: a higher rank makes the others forget",
+        "device/along.rs",
+        ("            new[..self.stride].copy_from_slice(old);\n", ""),
+    ),
+    mutant(
+        "coupled: a diagonal metric made in place leaves the one before",
+        "device/cpu.rs",
+        (
+            "center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));\n"
+            "        self.couplings[metrics.id][row] = None;",
+            "center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));",
+        ),
+    ),
+    mutant(
+        "coupled: the diagonal's steps leave what was known",
+        "device/cpu.rs",
+        ("            all.forget(op.to);\n", ""),
+    ),
+    mutant(
+        "metric: centre without the gradients",
+        "device/ops.rs",
+        ("let new = mean_x + inv_mass[i] * mean_g;", "let new = mean_x;"),
     ),
     mutant(
         "nuts: divergences go unnoticed",
@@ -483,7 +601,7 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (UNIT, DEVICE, EXACT, ALL) if quick else (UNIT, DEVICE, ALL):
+    for target, names in (UNIT, DEVICE, COUPLED, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, ALL):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

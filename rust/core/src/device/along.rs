@@ -1,6 +1,9 @@
 //! What a coupled metric makes of the rows of an array, kept beside them.
 
-use super::simd::LANES;
+use std::cell::Cell;
+
+use super::ops::Cells;
+use super::simd::{self, LANES, Loop, Vector};
 
 /// For each row v of an array of momenta or gradients the numbers T v and C T v of a [`super::coupling::Coupling`], each
 /// padded with zeros to whole vectors. They are computed when first wanted, follow the row through kicks, and are
@@ -48,25 +51,49 @@ impl Along {
         self.owners.get(row) == Some(&owner)
     }
 
-    /// The numbers of a row that is known: T v and C T v.
-    pub fn get(&self, row: usize, rank: usize) -> [&[f64]; 2] {
-        let (start, n) = (row * self.stride, padded(rank));
-        [&self.numbers[start..start + n], &self.numbers[start + n..start + 2 * n]]
+    /// The numbers of a row that is known: T v, then C T v.
+    pub fn get(&self, row: usize, rank: usize) -> &[f64] {
+        &self.numbers[row * self.stride..][..2 * padded(rank)]
     }
 
     /// Room for the numbers of a row, which is known from now on.
     pub fn set(&mut self, row: usize, rank: usize, owner: u64) -> [&mut [f64]; 2] {
         self.owners[row] = owner;
-        let (start, n) = (row * self.stride, padded(rank));
-        self.numbers[start..start + 2 * n].split_at_mut(n).into()
+        let n = padded(rank);
+        self.numbers[row * self.stride..][..2 * n].split_at_mut(n).into()
     }
 
     /// The row `to` is the row `from` plus `kick` times a row of another array that has these numbers.
-    pub fn kick(&mut self, [from, to]: [usize; 2], kick: f64, of_other: [&[f64]; 2], owner: u64) {
+    pub fn kick(&mut self, [from, to]: [usize; 2], kick: f64, other: &[f64], owner: u64) {
         self.owners[to] = owner;
-        let (from, to) = (from * self.stride, to * self.stride);
-        for (i, other) in of_other.into_iter().flatten().enumerate() {
-            self.numbers[to + i] = self.numbers[from + i] + kick * other;
+        let numbers = Cell::from_mut(&mut self.numbers[..]).as_slice_of_cells();
+        let [from, to] = [from, to].map(|row| &numbers[row * self.stride..][..other.len()]);
+        simd::run(Kick { from, to, kick, other });
+    }
+}
+
+/// T v and C T v of what [`Along::get`] has of v.
+pub fn halves(numbers: &[f64]) -> [&[f64]; 2] {
+    numbers.split_at(numbers.len() / 2).into()
+}
+
+/// to = from + kick other.
+struct Kick<'a> {
+    from: Cells<'a>,
+    to: Cells<'a>,
+    kick: f64,
+    other: &'a [f64],
+}
+
+impl Loop for Kick<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let kick = V::splat(self.kick);
+        let (from, to) = (self.from.as_chunks().0, self.to.as_chunks().0);
+        for ((from, to), other) in from.iter().zip(to).zip(self.other.as_chunks().0) {
+            V::get(from).add(kick.mul(V::load(other))).put(to);
         }
     }
 }
@@ -85,13 +112,12 @@ mod tests {
         let [first, second] = along.set(1, 2, 7);
         first[..2].copy_from_slice(&[1.0, 2.0]);
         second[..2].copy_from_slice(&[3.0, 4.0]);
-        let other = [[10.0; LANES], [20.0; LANES]];
-        along.kick([1, 2], 0.5, [&other[0], &other[1]], 7);
+        along.kick([1, 2], 0.5, [[10.0; LANES], [20.0; LANES]].as_flattened(), 7);
         along.reserve(3, 9);
         along.reserve(5, 1);
         for (row, more) in [(1, [0.0; 2]), (2, [5.0, 10.0])] {
             assert!(along.knows(row, 7) && !along.knows(row, 8) && !along.knows(0, 7));
-            let [first, second] = along.get(row, 2);
+            let [first, second] = halves(along.get(row, 2));
             assert_eq!(first[..2], [1.0 + more[0], 2.0 + more[0]]);
             assert_eq!(second[..2], [3.0 + more[1], 4.0 + more[1]]);
         }

@@ -3,7 +3,7 @@
 //! Everything is a product of the form a M^-1 b = a D b + (T a) C (T b), so beside the passes for D there is arithmetic on
 //! T p, T g, C T p and C T g only, some tens of numbers each.
 
-use super::along::Along;
+use super::along::{Along, halves};
 use super::array::Array;
 use super::coupling::Coupling;
 use super::points::Points;
@@ -21,8 +21,10 @@ pub struct Coupled<'a> {
 impl Coupled<'_> {
     /// Draw a momentum from the standard normal numbers in its row; returns p M^-1 p.
     pub fn refresh(&mut self, row: usize) -> f64 {
-        self.along[0].forget(row);
-        self.coupling.momentum(self.phase[1].row_mut(row), self.scratch)
+        let (coupling, p) = (self.coupling, &mut self.phase[1]);
+        self.along[0].reserve(p.rows(), coupling.rank());
+        let along = self.along[0].set(row, coupling.rank(), coupling.id);
+        coupling.momentum(p.row_mut(row), along, self.scratch)
     }
 
     /// First half of a step.
@@ -51,7 +53,7 @@ impl Coupled<'_> {
             self.follow(row, to, leaf.kick, drift);
         }
         let [p, g] = &self.along;
-        let point = |row| End { p: p.get(row, rank), g: g.get(row, rank) };
+        let point = |row| End { p: halves(p.get(row, rank)), g: halves(g.get(row, rank)) };
         let end = point(row);
         for (i, (span, dots)) in spans.iter().zip(dots).enumerate() {
             // As in the pass for D, only the first span may be that from the point just before.
@@ -60,15 +62,15 @@ impl Coupled<'_> {
             let more = simd::run(Between { start: point(span.start), end, kick });
             *dots = [dots[0] + share * more[0], dots[1] + share * more[1]];
         }
-        of_diagonal + simd::run(Square(end.p))
+        of_diagonal + ops::dot(end.p[0], end.p[1])
     }
 
     /// |z|^2 in the norm of M, z = x - centre + M^-1 g.
     pub fn distance(&mut self, row: usize, center: &[f64]) -> f64 {
         self.know(row);
         let [x, _, g] = &self.phase;
-        let along = self.along[1].get(row, self.coupling.rank());
-        self.coupling.distance(x.row(row), g.row(row), center, along, self.scratch)
+        let along = halves(self.along[1].get(row, self.coupling.rank()));
+        self.coupling.distance([x.row(row), g.row(row), center], along, self.scratch)
     }
 
     /// See to it that what the metric makes of a point is known.
@@ -89,7 +91,7 @@ impl Coupled<'_> {
         let rank = coupling.rank();
         p.kick([from, to], kick, g.get(from, rank), coupling.id);
         let all = 0..coupling.diagonal().len();
-        let [_, weighed] = p.get(to, rank);
+        let [_, weighed] = halves(p.get(to, rank));
         coupling.drift(drift, weighed, self.phase[0].shared().row(to, &all), self.scratch);
     }
 }
@@ -130,22 +132,5 @@ impl Loop for Between<'_> {
             sums[1] = sums[1].add(sum.mul(V::load(&p_end[i])));
         }
         sums.map(V::sum)
-    }
-}
-
-/// T p C T p.
-struct Square<'a>([&'a [f64]; 2]);
-
-impl Loop for Square<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) -> f64 {
-        let [p, v] = lanes(self.0);
-        let mut sum = V::splat(0.0);
-        for (p, v) in p.iter().zip(v) {
-            sum = sum.add(V::load(p).mul(V::load(v)));
-        }
-        sum.sum()
     }
 }

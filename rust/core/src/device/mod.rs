@@ -208,7 +208,8 @@ pub trait Device: Send {
     /// Metrics for `rows` chains, of `dim` parameters, at first the identity.
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics>;
 
-    /// Give a chain a metric. Those who share one share its memory.
+    /// Give a chain a metric. Chains with a common one share its memory. The device may round eigenvectors to six digits: in
+    /// all that it does M^-1 is the same matrix, but not to the last bit the one given.
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()>;
 
     /// The metric of a chain: as it was set, or made from what the diagonal is now.

@@ -325,6 +325,27 @@ pub fn center_from_point(center: &mut [f64], x: &[f64], g: &[f64], inv_mass: &[f
     }
 }
 
+/// a . b
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    simd::run(Product(a, b))
+}
+
+struct Product<'a>(&'a [f64], &'a [f64]);
+
+impl Loop for Product<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let n = self.0.len() / LANES;
+        let mut sum = V::splat(0.0);
+        for (a, b) in lanes(self.0, n).iter().zip(lanes(self.1, n)) {
+            sum = sum.add(V::load(a).mul(V::load(b)));
+        }
+        sum.sum()
+    }
+}
+
 /// |z|^2 in the norm of M, z = x - center + inv_mass g.
 pub fn fisher_distance([x, g, center, inv_mass, mass_sqrt]: [&[f64]; 5]) -> f64 {
     simd::run(FisherDistance([x, g, center, inv_mass, mass_sqrt]))

@@ -1,14 +1,15 @@
 //! Small dense matrices, row by row.
 
-/// A = R^T R, R upper triangular, in place; what is below the diagonal is left as it is. False if A is not positive
-/// definite in the precision of the numbers.
-pub fn cholesky(a: &mut [f64], n: usize) -> bool {
-    for k in 0..n {
+/// A = R^T R, R upper triangular, in place; what is below the diagonal is left as it is. False if a column is within
+/// `least` times its length of those before it, so that A is nearly singular or not positive definite.
+pub fn cholesky(a: &mut [f64], n: usize, least: f64) -> bool {
+    let lengths: Vec<f64> = (0..n).map(|k| a[k * n + k].sqrt()).collect();
+    for (k, length) in lengths.into_iter().enumerate() {
         let (above, below) = a.split_at_mut((k + 1) * n);
         let row = &mut above[k * n + k..];
         let root = row[0].sqrt();
         // Written so that NaN fails.
-        if !(root > 0.0 && root < f64::INFINITY) {
+        if !(root > least * length && root < f64::INFINITY) {
             return false;
         }
         row.iter_mut().for_each(|v| *v /= root);
@@ -53,7 +54,7 @@ mod tests {
                 f64::from(u8::from(i == j)) + (0..n).map(|k| b[k * n + i] * b[k * n + j]).sum::<f64>()
             };
             let mut r: Vec<f64> = (0..n * n).map(|k| entry(k / n, k % n)).collect();
-            assert!(cholesky(&mut r, n));
+            assert!(cholesky(&mut r, n, 0.0));
             let upper = |i: usize, j: usize| if i <= j { r[i * n + j] } else { 0.0 };
             let x = inverse(&r, n);
             for i in 0..n {
@@ -69,9 +70,11 @@ mod tests {
 
     #[test]
     fn matrices_that_are_not_positive_definite_are_noticed() {
-        assert!(!cholesky(&mut [1.0, 2.0, 2.0, 1.0], 2));
-        assert!(!cholesky(&mut [f64::NAN], 1));
-        assert!(!cholesky(&mut [0.0], 1));
-        assert!(cholesky(&mut [], 0));
+        assert!(!cholesky(&mut [1.0, 2.0, 2.0, 1.0], 2, 0.0));
+        assert!(!cholesky(&mut [f64::NAN], 1, 0.0));
+        assert!(!cholesky(&mut [0.0], 1, 0.0));
+        assert!(cholesky(&mut [], 0, 0.0));
+        let near = [4.0, 2.0, 2.0, 1.0 + 1e-6];
+        assert!(cholesky(&mut near.clone(), 2, 0.9e-3) && !cholesky(&mut near.clone(), 2, 1.1e-3));
     }
 }

@@ -1,5 +1,5 @@
 //! A device written from the documentation of the trait, one coordinate at a time.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::fill_normal;
 
+use super::metrics::{combine, dot, solve, stretch, times};
+
 /// Rows in a map.
 #[derive(Default)]
 pub struct Naive {
@@ -18,9 +20,16 @@ pub struct Naive {
     rows: HashMap<Row, Vec<f64>>,
     /// The metrics that are not diagonal, by the array of their diagonals and the row.
     coupled: HashMap<Row, Metric>,
+    /// Their matrices, where a test gives them.
+    matrices: HashMap<usize, Vec<Vec<f64>>>,
 }
 
 impl Naive {
+    /// A device that takes a matrix for the one of a metric.
+    pub fn with(metric: usize, matrix: &[Vec<f64>]) -> Self {
+        Naive { matrices: [(metric, matrix.to_vec())].into(), ..Naive::default() }
+    }
+
     pub fn get(&self, buf: Buf, index: usize) -> Vec<f64> {
         self.rows.get(&Row { buf, index }).cloned().unwrap_or_else(|| vec![0.0; self.dims[buf.0]])
     }
@@ -29,29 +38,17 @@ impl Naive {
         self.rows.insert(Row { buf, index }, values);
     }
 
-    /// S^left Q S^right v, where Q has the eigenvectors of S^-1 M^-1 S^-1 and its eigenvalues to some power.
-    pub fn times(
-        &self,
-        metrics: &Metrics,
-        row: usize,
-        [left, power, right]: [f64; 3],
-        v: &[f64],
-    ) -> Vec<f64> {
-        let diagonal = || Metric::diagonal(&self.get(metrics.inv_mass, row), Vec::new());
-        let key = Row { buf: metrics.inv_mass, index: row };
-        let metric = self.coupled.get(&key).cloned().unwrap_or_else(diagonal);
-        let scaled = combine(v.len(), |i| metric.stds[i].powf(right) * v[i]);
-        let mut out = scaled.clone();
-        for (value, u) in metric.values.iter().zip(metric.rows()) {
-            let along = (value.powf(power) - 1.0) * dot(u, &scaled);
-            out.iter_mut().zip(u).for_each(|(out, u)| *out += along * u);
-        }
-        combine(v.len(), |i| metric.stds[i].powf(left) * out[i])
+    /// [`stretch`] by a metric.
+    pub fn times(&self, metrics: &Metrics, row: usize, powers: [f64; 3], v: &[f64]) -> Vec<f64> {
+        stretch(&self.metric(metrics, row).unwrap(), powers, v)
     }
 
     /// M^-1 p.
     pub fn velocity(&self, metrics: &Metrics, row: usize, p: &[f64]) -> Vec<f64> {
-        self.times(metrics, row, [1.0, 1.0, 1.0], p)
+        match self.matrices.get(&row) {
+            Some(matrix) => times(matrix, p),
+            None => self.times(metrics, row, [1.0, 1.0, 1.0], p),
+        }
     }
 
     fn set_diagonal(&mut self, metrics: &Metrics, row: usize, inv_mass: Vec<f64>, center: Vec<f64>) {
@@ -60,16 +57,6 @@ impl Naive {
         self.set(metrics.center, row, center);
         self.coupled.remove(&Row { buf: metrics.inv_mass, index: row });
     }
-}
-
-/// a . b, summed from the end.
-pub fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).rev().map(|(a, b)| a * b).sum()
-}
-
-/// The numbers that a function has for each coordinate.
-pub fn combine(n: usize, f: impl Fn(usize) -> f64) -> Vec<f64> {
-    (0..n).map(f).collect()
 }
 
 impl Device for Naive {
@@ -197,7 +184,11 @@ impl Device for Naive {
             let (x, g) = (self.get(s.x, place.row), self.get(s.g, place.row));
             let (c, v) = (self.get(metrics.center, place.metric), self.velocity(metrics, place.metric, &g));
             let z = combine(x.len(), |i| x[i] - c[i] + v[i]);
-            *out = dot(&z, &self.times(metrics, place.metric, [-1.0, -1.0, -1.0], &z));
+            let mass = match self.matrices.get(&place.metric) {
+                Some(matrix) => solve(matrix.clone(), z.clone()),
+                None => self.times(metrics, place.metric, [-1.0, -1.0, -1.0], &z),
+            };
+            *out = dot(&z, &mass);
         }
         Ok(())
     }
@@ -237,34 +228,5 @@ impl Device for Naive {
         let center = combine(mean_x.len(), |i| mean_x[i] + new[i] * mean_g[i]);
         self.set_diagonal(metrics, row, new, center);
         Ok(())
-    }
-}
-
-/// Numbers without a pattern, between -1 and 1.
-pub fn scattered(n: usize, seed: usize) -> Vec<f64> {
-    (0..n).map(|i| ((i * 7919 + seed * 104_729) as f64 * 0.618_033_988_75).fract() * 2.0 - 1.0).collect()
-}
-
-/// A metric of some rank without a pattern, with eigenvalues between 1/30 and 30; `offset` makes others of it.
-pub fn coupled(dim: usize, rank: usize, offset: usize) -> Metric {
-    let mut rows: Vec<Vec<f64>> = Vec::new();
-    for k in 0..rank {
-        let mut row = scattered(dim, 1000 + offset + k);
-        // Twice is enough (Giraud et al. 2005).
-        for _ in 0..2 {
-            for other in &rows {
-                let along = dot(other, &row);
-                row.iter_mut().zip(other).for_each(|(v, o)| *v -= along * o);
-            }
-        }
-        let norm = dot(&row, &row).sqrt();
-        rows.push(row.iter().map(|v| v / norm).collect());
-    }
-    let exp = |v: Vec<f64>, by: f64| v.iter().map(|v| (by * v).exp()).collect();
-    Metric {
-        stds: exp(scattered(dim, 99 + offset), 1.0),
-        values: exp(scattered(rank, 98 + offset), 3.4),
-        vectors: rows.concat(),
-        center: scattered(dim, 97 + offset),
     }
 }

@@ -97,7 +97,7 @@ pub fn uniforms(seed: u64, chain: u64) -> impl FnMut() -> f64 {
 #[derive(Clone)]
 pub struct Kernel {
     pub seed: u64,
-    pub inv_mass: Vec<f64>,
+    pub metric: Metric,
     pub step: f64,
     pub max_depth: u64,
 }
@@ -128,8 +128,8 @@ impl Kernel {
                 x: x.clone(),
                 g,
                 logp,
-                metric: Metric::diagonal(&self.inv_mass, vec![0.0; dim]),
-                inv_mass: self.inv_mass.clone(),
+                metric: self.metric.clone(),
+                inv_mass: self.metric.inv_mass_diagonal(),
                 moments: FisherDiagState {
                     counts: [0; 2],
                     moments: std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; dim])),
@@ -141,6 +141,11 @@ impl Kernel {
         Block::resume(Box::new(Cpu::new()), Box::new(OnHost::new(density.clone())), &states, &[Pool::default()], draws)
             .expect("a block")
     }
+}
+
+/// A diagonal metric.
+pub fn diagonal(inv_mass: &[f64]) -> Metric {
+    Metric::diagonal(inv_mass, Vec::new())
 }
 
 type Scalar = Box<dyn Fn(&[f64]) -> f64>;
