@@ -243,6 +243,47 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_orthonormal_where_gradients_hardly_add_directions() {
+        let (dim, n) = (80, 20);
+        let mut points = Normal::new(6, vec![1.0; dim], &[]).draw(8, n);
+        for (i, (_, g)) in points.0.iter_mut().enumerate() {
+            g.iter_mut().zip(normals(900 + i as u64, dim)).for_each(|(g, e)| *g += 5e-3 * e);
+        }
+        let options = FisherOptions { pseudo_count: Some(1e-9), cutoff: 1.0001, ..FisherOptions::default() };
+        let metric = fit(&points.view(), &unit(dim), &options).unwrap();
+        assert!(metric.rank() > n / 2, "{}", metric.rank());
+        assert!(orthonormality(&metric) < 1e-13, "{}", orthonormality(&metric));
+    }
+
+    #[test]
+    fn directions_that_are_rounding_alone_are_dropped() {
+        // Centred points span one direction fewer than there are, a repeated one adds none, and neither do gradients -x.
+        let (dim, n) = (80, 20);
+        let mut points = Normal::new(6, vec![1.0; dim], &[]).draw(8, n);
+        points.0.push(points.0[3].clone());
+        let view = points.view();
+        let scaled = Scaled::new(&view, &unit(dim)).unwrap();
+        let mut k = Mat::zeros(2 * n + 2, 2 * n + 2);
+        scaled.for_each_block(|_, block| linalg::add_gram(k.as_mut(), block.transpose()));
+        linalg::mirror(&mut k);
+        let t = joint_basis(k.as_ref(), n + 1, 64).unwrap();
+        assert_eq!(t.ncols(), n - 1);
+        let identity = linalg::product(t.transpose(), linalg::product(k.as_ref(), t.as_ref()).as_ref());
+        assert!((&identity - &Mat::<f64>::identity(n - 1, n - 1)).norm_max() < 1e-12);
+        assert_eq!(joint_basis(k.as_ref(), n + 1, 5).unwrap().ncols(), 5);
+    }
+
+    #[test]
+    fn pseudo_counts() {
+        let options = FisherOptions::default();
+        for (n, dim, expected) in
+            [(200, 10, 0.00125), (100, 100, 0.5), (100, 200, 2.0), (10, 200, 5.0), (200, 2, 0.001)]
+        {
+            assert!((options.shrinkage(n, dim) - expected).abs() < 1e-12);
+        }
+    }
+
+    #[test]
     fn nothing_is_found_where_there_is_nothing() {
         for (dim, n) in [(20, 200), (400, 100)] {
             let target = Normal::new(6, stds(dim), &[]);
@@ -313,9 +354,9 @@ mod tests {
             let points = noisy(dim, n);
             let without = fit(&points.view(), &unit(dim), &FisherOptions::default()).unwrap();
             let mut wider = points.clone();
-            for (x, g) in &mut wider.0 {
-                // Flat, linear, and pinned.
-                g.extend([0.0, 0.1, x[0]]);
+            for (i, (x, g)) in wider.0.iter_mut().enumerate() {
+                // Flat, linear but for rounding, and pinned.
+                g.extend([0.0, if i % 3 == 0 { 0.1 } else { 0.1f64.next_up() }, x[0]]);
                 x.extend([x[1], x[2], 0.3]);
             }
             let mut previous = unit(dim + 3);
