@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn directions_that_both_leave_at_their_floor_are_neutral() {
         // The inner product is as small as the square of the floor there, below the rounding of its largest eigenvalue.
-        let (n, rank) = (40, 12);
+        let (n, rank) = (140, 40);
         let floored = |seed: u64| {
             let z = normals(seed, n * rank);
             let mut a = linalg::gram(Mat::from_fn(n, rank, |i, j| 10.0 * z[i * rank + j]).as_ref());
