@@ -86,6 +86,20 @@ mod tests {
     }
 
     #[test]
+    fn directions_that_both_leave_at_their_floor_are_neutral() {
+        // The inner product is as small as the square of the floor there, below the rounding of its largest eigenvalue.
+        let (n, rank) = (140, 40);
+        let floored = |seed: u64| {
+            let z = normals(seed, n * rank);
+            let mut a = linalg::gram(Mat::from_fn(n, rank, |i, j| 10.0 * z[i * rank + j]).as_ref());
+            (0..n).for_each(|i| a[(i, i)] += 1e-6);
+            a
+        };
+        let Pairs { values, .. } = eigenpairs(floored(3), floored(4), 1.1, n).unwrap();
+        assert_eq!(values.len(), 2 * rank, "{values:?}");
+    }
+
+    #[test]
     fn small_values_count_as_much_as_large_ones() {
         let values = [0.01, 0.4, 0.6, 1.0, 1.9, 2.1, 30.0];
         assert_eq!(far_from_one(&values, 2.0, usize::MAX), [0, 6, 1, 5]);
