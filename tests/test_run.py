@@ -167,6 +167,23 @@ def test_a_dropped_handle_ends_its_run():
     assert job.done.wait(60)
 
 
+def test_runs_at_the_same_time_leave_the_threads_of_the_blas_as_they_were():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"] or [1]
+
+    before = threads()
+    runs = [start(cores=max(before)), start(cores=max(before))]
+    for run in runs:
+        wait_for_draws(run)
+    during = threads()
+    for run in runs:
+        run.cancel()
+    assert max(during) <= max(1, max(before) // 2)
+    assert threads() == before
+
+
 def test_a_callback_may_steer_the_run_that_it_watches():
     runs: list[object] = []
 

@@ -49,7 +49,7 @@ __all__ = [
 LARGEST_INLINE_CONSTANT = 16
 
 #: Rewrites of PyTensor that do not depend on how a graph is to be compiled. The first keeps track of shapes. Without it
-#: the others hardly come to an end where "0 / x is 0" asks for the shape of what it replaces, which brings that back, as
+#: the others hardly come to an end where "0 / x is 0" asks for the shape of what it replaces and so brings it back, as
 #: with a Dirichlet distribution of several rows.
 REWRITES = ("ShapeOpt", "canonicalize", "stabilize")
 
