@@ -198,6 +198,19 @@ def test_a_callback_may_steer_the_run_that_it_watches():
     assert 0 < run.wait(timeout=60).posterior.sizes["draw"] < 2_000_000
 
 
+def test_a_callback_may_look_at_the_draws():
+    looks: list[int] = []
+
+    def look(chains) -> object:
+        if len(chains) and min(chain.finished_draws for chain in chains) > 200:
+            looks.append(run.inspect().posterior.sizes["draw"])
+        return nutpie.STOP if len(looks) == 3 else None
+
+    run = start(chains=1, cores=1, progress_callback=look, progress_rate=20)
+    result = run.wait(timeout=60)
+    assert 0 < looks[0] < looks[1] < looks[2] <= result.posterior.sizes["draw"]
+
+
 def test_a_callback_may_abort_its_run():
     results: list[object] = []
 
