@@ -167,6 +167,23 @@ def test_a_dropped_handle_ends_its_run():
     assert job.done.wait(60)
 
 
+def test_runs_at_the_same_time_leave_the_threads_of_the_blas_as_they_were():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"] or [1]
+
+    before = threads()
+    runs = [start(cores=max(before)), start(cores=max(before))]
+    for run in runs:
+        wait_for_draws(run)
+    during = threads()
+    for run in runs:
+        run.cancel()
+    assert max(during) <= max(1, max(before) // 2)
+    assert threads() == before
+
+
 def test_a_callback_may_steer_the_run_that_it_watches():
     runs: list[object] = []
 
@@ -179,6 +196,19 @@ def test_a_callback_may_steer_the_run_that_it_watches():
     run = start(progress_callback=look, progress_rate=5)
     runs.append(run)
     assert 0 < run.wait(timeout=60).posterior.sizes["draw"] < 2_000_000
+
+
+def test_a_callback_may_look_at_the_draws():
+    looks: list[int] = []
+
+    def look(chains) -> object:
+        if len(chains) and min(chain.finished_draws for chain in chains) > 200:
+            looks.append(run.inspect().posterior.sizes["draw"])
+        return nutpie.STOP if len(looks) == 3 else None
+
+    run = start(chains=1, cores=1, progress_callback=look, progress_rate=20)
+    result = run.wait(timeout=60)
+    assert 0 < looks[0] < looks[1] < looks[2] <= result.posterior.sizes["draw"]
 
 
 def test_a_callback_may_abort_its_run():

@@ -141,11 +141,20 @@ def test_thinning_keeps_one_of_some_draws(model):
         ("seed", -1, ValueError),
         ("seed", 2**64, ValueError),
         ("seed", "x", TypeError),
+        ("save_warmup", "no", TypeError),
+        ("store_gradient", 1, TypeError),
+        ("log_prior", None, TypeError),
+        ("blocking", "False", TypeError),
     ],
 )
 def test_bad_values_are_refused_by_name(model, keyword, value, error):
     with pytest.raises(error, match=keyword):
         sample(model, **{keyword: value})
+
+
+def test_what_is_not_compiled_is_refused():
+    with pytest.raises(TypeError, match=r"compile_pymc_model\(model\) returns, not an object of type dict"):
+        sample({})
 
 
 def test_settings_are_in_signature_and_docstring():

@@ -171,5 +171,5 @@ def round_up(value: float) -> int:
 
 
 def longer(case: Case) -> int:
-    """Warm-up draws to advise."""
-    return round_up(2 * case.setting("num_tune", 400))
+    """Warm-up draws to advise: twice those of the run, and no fewer than is usual."""
+    return max(400, round_up(2 * case.setting("num_tune", 400)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nutpie.diagnose import Diagnosis
 
-__all__ = ["headline", "to_dict", "to_html", "to_text"]
+__all__ = ["headline", "shortened", "to_dict", "to_html", "to_text", "verdict"]
 
 #: Columns of a line.
 WIDTH = 100
@@ -26,7 +26,7 @@ def to_text(diagnosis: Diagnosis) -> str:
         lines += ["", _wrap(problem.message, f"  {problem.severity:<7}  "), _wrap(problem.advice, "        > ")]
     slowest = diagnosis.slowest()
     if slowest:
-        names = [_shortened(name) for name, *_ in slowest]
+        names = [shortened(name, 60) for name, *_ in slowest]
         width = max(len("Slowest parameters"), *map(len, names))
         lines += ["", f"{'Slowest parameters':<{width}}  {'ESS bulk':>8}  {'ESS tail':>8}  {'R-hat':>6}"]
         lines += [
@@ -112,5 +112,6 @@ def _wrap(text: str, start: str = "") -> str:
     return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False)
 
 
-def _shortened(name: str, longest: int = 60) -> str:
+def shortened(name: str, longest: int) -> str:
+    """Cut a name to so many characters."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"

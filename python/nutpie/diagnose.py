@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nutpie._arguments import available_cores
 from nutpie._caller import levels_inside
 from nutpie._case import LOG_DENSITY, Case, Problem
 from nutpie._checks import FEW_DRAWS, bfmi, find_problems
@@ -24,6 +24,10 @@ QUICK_PARAMETERS = 150
 
 #: Numbers that are read to find the parameters worth that look, at most, and draws of half a chain, from least to most.
 SCREENED_NUMBERS, SCREENED_DRAWS = 1 << 23, (8, 20)
+
+
+#: Thresholds of R-hat, of ESS for each chain and of E-BFMI.
+MAX_R_HAT, MIN_ESS_PER_CHAIN, MIN_BFMI = 1.01, 100.0, 0.3
 
 
 class SamplingWarning(UserWarning):
@@ -153,9 +157,9 @@ def diagnose(
     result: Any,
     *,
     var_names: str | Sequence[str] | None = None,
-    max_r_hat: float = 1.01,
-    min_ess_per_chain: float = 100.0,
-    min_bfmi: float = 0.3,
+    max_r_hat: float = MAX_R_HAT,
+    min_ess_per_chain: float = MIN_ESS_PER_CHAIN,
+    min_bfmi: float = MIN_BFMI,
 ) -> Diagnosis:
     """Check a finished run and say what is wrong with it and what to do.
 
@@ -217,7 +221,7 @@ def short_warning(result: Any) -> str | None:
         What `nutpie.sample` returned.
     """
     run = RunData.read(result)
-    case = _examine(run, _worth_a_look(run.parameters), 1.01, 100.0, 0.3)
+    case = _examine(run, _worth_a_look(run.parameters), MAX_R_HAT, MIN_ESS_PER_CHAIN, MIN_BFMI)
     found = find_problems(case)
     problems = [p for p in found if p.severity != "note"]
     if not problems or any(p.kind == "incomplete" for p in found):
@@ -251,18 +255,13 @@ def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain
 
     parameters = run.parameters
     if len(rows) == len(parameters):
-        values = parameters.map(summarise, threads=_threads())
+        values = parameters.map(summarise, threads=min(available_cores(), 8))
     else:
         values = np.concatenate([summarise(parameters.take(some)) for some in np.array_split(rows, 5)])
     if "logp" in run.stats:
         rows = np.append(rows, LOG_DENSITY)
         values = np.concatenate([values, summarise(run.stats["logp"][None].astype(np.float64))])
     return Case(run, rows, values, max_r_hat, min_ess_per_chain * parameters.chains, min_bfmi)
-
-
-def _threads() -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 8)
 
 
 def _totals(case: Case) -> RunTotals:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie._checks import bfmi
-from nutpie._report import headline, verdict
+from nutpie._report import headline, shortened, verdict
 from nutpie._run_data import STATISTICS, group, statistics
 from nutpie.diagnose import Diagnosis, diagnose
 
@@ -303,7 +303,7 @@ def _ranks(axes: Axes, data: _PlotData, draws: np.ndarray, row: tuple[str, float
         axes.stairs(heights, edges, color=data.colour(chain), lw=1.3, alpha=data.alpha, baseline=None)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.1 * top)
-    axes.set_title(f"{_shortened(name)}\n", fontsize=9)
+    axes.set_title(f"{shortened(name, 34)}\n", fontsize=9)
     axes.text(
         0,
         1.02,
@@ -376,7 +376,3 @@ def _mark_warmup(axes: Axes, data: _PlotData) -> None:
     if data.numbers[0] < 0:
         axes.axvspan(data.numbers[0], 0, color="0.94", zorder=0)
         axes.text(0.01, 0.97, "warm-up", va="top", fontsize=8, color=GREY, transform=axes.transAxes)
-
-
-def _shortened(name: str, longest: int = 34) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"

@@ -56,7 +56,7 @@ class _Job:
     def work(self) -> None:
         plan = self.plan
         try:
-            with _blas_threads(plan.cores, plan.chains):
+            with _blas_threads.shared(plan.cores, plan.chains):
                 self.chains, self.shared, self.error = _lib.sample(
                     self.control,
                     self._density.address,
@@ -137,6 +137,7 @@ class SamplingRun:
     def __init__(
         self,
         model: CompiledModel,
+        density: Density,
         starts: np.ndarray,
         plan: Plan,
         metrics: Sequence[Metric | None],
@@ -149,7 +150,7 @@ class SamplingRun:
         self._starts = starts
         self._pointwise = pointwise
         self._check = check
-        self._job = _Job(model.density(), starts, plan, metrics)
+        self._job = _Job(density, starts, plan, metrics)
         self._watcher = show(self._job.progress)
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -176,7 +177,8 @@ class SamplingRun:
     def wait(self, *, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its result.
 
-        An interrupt (Ctrl-C) ends the waiting, not the run.
+        An interrupt (Ctrl-C) ends the waiting, not the run. If the run is over and its variables are being computed, it
+        ends that, and brings the draws in its attribute ``partial_trace``.
 
         Parameters
         ----------
@@ -195,7 +197,8 @@ class SamplingRun:
         RuntimeError
             If the run was cancelled.
         Exception
-            An exception of the model's code; the draws so far are in its attribute ``partial_trace``.
+            An exception of the model's code; the draws so far are in its attribute ``partial_trace``, as of
+            `nutpie.sample`.
         """
         self._check_process()
         if not self._job.over().wait(timeout):
@@ -341,16 +344,36 @@ class SamplingRun:
         return html_table(tracker.summary(self.progress(), closed=self.is_finished), f"nutpie run, {self._state()}")
 
 
-@contextlib.contextmanager
-def _blas_threads(cores: int, chains: int) -> Iterator[None]:
-    """Share the cores among the chains that run at once, where the model calls a BLAS with threads of its own."""
-    if min(cores, chains) == 1:
-        yield
-        return
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        yield
-        return
-    with threadpool_limits(limits=max(1, cores // min(cores, chains)), user_api="blas"):
-        yield
+class _BlasThreads:
+    """Limits the threads of the BLAS, of which there is one for the whole process, while there are runs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._limit = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def shared(self, cores: int, chains: int) -> Iterator[None]:
+        """Share the cores among the chains that run at once, where the model calls a BLAS with threads of its own."""
+        at_once = min(cores, chains)
+        if at_once == 1:
+            yield
+            return
+        with self._lock:
+            # Of runs at the same time the first decides; each restoring what it found would leave the limit of another.
+            if not self._runs:
+                with contextlib.suppress(ImportError):
+                    from threadpoolctl import threadpool_limits
+
+                    self._limit.enter_context(threadpool_limits(limits=max(1, cores // at_once), user_api="blas"))
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    self._limit.close()
+
+
+_blas_threads = _BlasThreads()

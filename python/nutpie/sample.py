@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import os
 import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from nutpie import _lib
+from nutpie._arguments import available_cores, choice, flag, whole_number
 from nutpie.initial import starting_points
 from nutpie.metric import metrics_for_chains
+from nutpie.models.base import CompiledModel
 from nutpie.plan import Plan
 from nutpie.progress import Callback, Watcher, make_display
 from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
@@ -19,7 +18,7 @@ from nutpie.run import SamplingRun
 from nutpie.settings import document, resolve
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel, PointwiseDensity
+    from nutpie.models.base import PointwiseDensity
 
 __all__ = ["sample"]
 
@@ -178,8 +177,9 @@ def sample(
         names, shapes or values do not fit the model; or when no start with a finite log density and gradient is found,
         naming the variables.
     Exception
-        Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is; the draws so
-        far are in its attribute ``partial_trace``.
+        Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is. Its attribute
+        ``partial_trace`` is a result with all draws so far and their statistics; draws whose variables could not be
+        computed are on the unconstrained scale, in ``unconstrained_posterior``.
 
     Examples
     --------
@@ -187,31 +187,35 @@ def sample(
     >>> idata.posterior["mu"].mean()
     """
     resolved = resolve(settings, other_keywords=inspect.signature(sample).parameters)
-    _choice("sampler", sampler, SAMPLERS)
-    _choice("adaptation", adaptation, tuple(ADAPTATIONS))
+    choice("sampler", sampler, SAMPLERS)
+    choice("adaptation", adaptation, tuple(ADAPTATIONS))
     planned = ADAPTATIONS[adaptation] if tune is None else tune
     counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
-        "warmup": bool(save_warmup),
-        "gradient": bool(store_gradient),
-        "metric": bool(store_mass_matrix),
-        "divergences": bool(store_divergences),
+        "warmup": flag("save_warmup", save_warmup),
+        "gradient": flag("store_gradient", store_gradient),
+        "metric": flag("store_mass_matrix", store_mass_matrix),
+        "divergences": flag("store_divergences", store_divergences),
         "thin": counts.pop("thin"),
     }
     plan = Plan(
-        seed=_seed(seed),
+        seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
         sampler=sampler,
         adaptation=adaptation,
         extend=tune is None,
         settings=resolved,
         keep=keep,
-        store_unconstrained=bool(store_unconstrained),
+        store_unconstrained=flag("store_unconstrained", store_unconstrained),
         **counts,
     )
     wanted: dict[Literal["log_likelihood", "log_prior"], bool] = {
-        "log_likelihood": log_likelihood,
-        "log_prior": log_prior,
+        "log_likelihood": flag("log_likelihood", log_likelihood),
+        "log_prior": flag("log_prior", log_prior),
     }
+    check, blocking = flag("check", check), flag("blocking", blocking)
+    if not isinstance(compiled_model, CompiledModel):
+        kind = type(compiled_model).__name__
+        raise TypeError(f"sample() takes what nutpie.compile_pymc_model(model) returns, not an object of type {kind}")
     pointwise: dict[str, PointwiseDensity] = {
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
@@ -221,6 +225,7 @@ def sample(
     display = make_display(progress_bar, tune=plan.tune, background=not blocking)
     run = SamplingRun(
         compiled_model,
+        density,
         starts,
         plan,
         metrics,
@@ -231,29 +236,8 @@ def sample(
     return run._wait_here() if blocking else run._in_background()
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}")
-
-
 def _counts(*, draws: int, tune: int, chains: int, cores: int | None, thin: int) -> dict[str, int]:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = {"draws": draws, "tune": tune, "chains": chains, "cores": available if cores is None else cores}
-    counts["thin"] = thin
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be a whole number, not {value!r}")
-        least = 1 if name in ("chains", "cores", "thin") else 0
-        if not least <= value < 2**32:
-            raise ValueError(f"{name} must be at least {least} and below 2**32, not {value}")
-    return {name: int(value) for name, value in counts.items()}
-
-
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return secrets.randbits(64)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"seed must be a whole number or None, not {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, not {seed}")
-    return int(seed)
+    cores = available_cores() if cores is None else cores
+    least = {"draws": 0, "tune": 0, "chains": 1, "cores": 1, "thin": 1}
+    given = {"draws": draws, "tune": tune, "chains": chains, "cores": cores, "thin": thin}
+    return {name: whole_number(name, value, least=least[name]) for name, value in given.items()}

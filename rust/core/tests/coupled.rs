@@ -14,12 +14,10 @@ use std::sync::Arc;
 use common::{Collected, Uneven};
 use metrics::{coupled, dot, exact, probe, probed, scattered, solve, times};
 use naive::Naive;
-use nutpie_core::adapt::DiagAdaptation;
-use nutpie_core::block::Block;
-use nutpie_core::chain::ChainState;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Device, Leaf, Moments, Place, Refresh, Sample, Span, Step};
-use nutpie_core::estimator::fisher_diag::FisherDiagState;
 use nutpie_core::integrate::{Batch, Request};
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Purpose, fill_normal};
@@ -413,27 +411,13 @@ impl HostDensity for Ridge {
 
 fn chain(dev: Box<dyn Device>, metric: &Metric, draws: u64) -> Collected {
     let dim = metric.dim();
-    let settings = Settings { seed: 3, tune: 0, draws, ..Settings::default() };
-    let mut adaptation = DiagAdaptation::new(0, &settings.adapt);
-    adaptation.found_step(0.4);
+    let mut adapt = AdaptSettings::new(Scheme::Fixed);
+    adapt.max_step_size = 0.4;
+    let settings = Settings { seed: 3, tune: 0, draws, adapt, ..Settings::default() };
     let x = scattered(dim, 1);
-    let mut g = vec![0.0; dim];
-    let logp = Ridge(dim).logp_grad(&x, &mut g).unwrap();
-    let moments = || std::array::from_fn(|_| vec![0.0; dim]);
-    let state = ChainState {
-        settings,
-        chain: 0,
-        draw: 0,
-        n_gradients: 0,
-        x,
-        g,
-        logp,
-        metric: metric.clone(),
-        inv_mass: metric.inv_mass_diagonal(),
-        estimator: FisherDiagState { counts: [0; 2], moments: [moments(), moments()] },
-        adaptation,
-    };
-    let mut block = Block::resume(dev, Box::new(OnHost::new(Ridge(dim))), &[state], draws).unwrap();
+    let starts = [Start { metric: Some(Arc::new(metric.clone())), ..Start::at(0, &x) }];
+    let density = Box::new(OnHost::new(Ridge(dim)));
+    let mut block = Block::start(dev, density, &settings, &starts, Pooling::Here).unwrap();
     let mut keep = Collected::new(1);
     while !block.done() {
         block.round(&mut keep, |_| ()).unwrap();
