@@ -215,10 +215,10 @@ def test_ascii():
 
 def test_the_bar_shows_the_warmup_that_was_made_and_not_the_one_planned():
     extended = chain(1000, 2.0, total_draws=TOTAL + 400, total_tune=TUNE + 400)
-    lines = table(80, [chain(1000, 2.0), extended, *FOUR[2:]])
-    # Of 16 characters 400/1400 and 800/1800 are warm-up, 1000/1400 and 1000/1800 done.
-    assert lines[1].split()[1] == "▒▒▒▒▒██████·····"
-    assert lines[2].split()[1] == "▒▒▒▒▒▒▒█········"
+    found = summary(WAITING, [chain(1000, 2.0), extended, *FOUR[2:]])
+    # 400/1400 and 800/1800 are warm-up, 1000/1400 and 1000/1800 done.
+    assert [Style().bar(row, 16) for row in found.chains[:2]] == ["▒▒▒▒▒██████·····", "▒▒▒▒▒▒▒█········"]
+    assert found.total.tune == 3 * TUNE + TUNE + 400
 
 
 def test_colour_does_not_change_the_text():
