@@ -173,8 +173,10 @@ def test_settings_take_effect(model):
     assert deep.sample_stats["n_steps"].max() <= 3
     small = sample(model, target_accept=0.99, draws=300, tune=300)
     assert small.sample_stats["step_size"].mean() < sample(model, draws=300, tune=300).sample_stats["step_size"].mean()
-    fixed = sample(model, step_size_jitter=0.0)
-    assert len(np.unique(fixed.sample_stats["step_size"])) == 2
+    shared = sample(model, step_size_jitter=0.0)
+    assert len(np.unique(shared.sample_stats["step_size"])) == 1
+    own = sample(model, step_size_jitter=0.0, pool=False)
+    assert len(np.unique(own.sample_stats["step_size"])) == 2
 
 
 def test_no_start_is_an_error_and_not_a_crash():

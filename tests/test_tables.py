@@ -29,6 +29,7 @@ def plan_of(chains, tune, draws, *, store_unconstrained=False):
     return Plan(
         seed=1,
         tune=tune,
+        extend=False,
         draws=draws,
         chains=chains,
         cores=1,

@@ -42,6 +42,8 @@ class Row:
     phase: Phase
     finished: int
     total: int
+    #: Those of the total that belong to the warm-up.
+    tune: int
     divergences: int
     #: Smallest and largest step size in use.
     step_sizes: tuple[float, float] | None
@@ -149,6 +151,7 @@ def _chain_row(label: str, chain: ChainProgress, recent: _Recent, closed: bool) 
         phase=phase,
         finished=finished,
         total=chain.total_draws,
+        tune=chain.total_tune,
         divergences=chain.divergences,
         step_sizes=(chain.step_size, chain.step_size) if finished else None,
         gradients_per_draw=gradients,
@@ -180,6 +183,7 @@ def _total_row(rows: Sequence[Row], chains: Sequence[ChainProgress], elapsed: fl
         phase=phase,
         finished=finished,
         total=total,
+        tune=sum(c.total_tune for c in chains),
         divergences=sum(r.divergences for r in rows),
         step_sizes=(min(steps), max(steps)) if steps else None,
         gradients_per_draw=gradients,
