@@ -10,9 +10,9 @@
 //! - M^-1 = sigma (I + U^T (Lambda - I) U) sigma with U = (Q V)^T, mu = mean x + M^-1 mean g.
 //!
 //! Q is the identity where the points span all coordinates, 2 n >= D. Elsewhere it is an orthonormal basis of the joint
-//! span of the leading directions of X and of G (all of them if the points are few enough), outside which S is the identity anyway. All of it comes from the Gram
-//! matrix K = \[X G\]^T \[X G\] of 2 n rows, without a decomposition of anything tall: with T such that T^T K T = I,
-//! Q = \[X G\] T and Q^T \[X G\] = T^T K.
+//! span of the leading directions of X and of G (all of them if the points are few enough), outside which S is the identity
+//! anyway. All of it comes from the Gram matrix K = \[X G\]^T \[X G\] of 2 n rows, without a decomposition of anything
+//! tall: with T such that T^T K T = I, Q = \[X G\] T and Q^T \[X G\] = T^T K.
 
 use faer::{Mat, MatMut, MatRef};
 use serde::{Deserialize, Serialize};
