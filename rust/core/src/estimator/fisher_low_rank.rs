@@ -10,9 +10,9 @@
 //! - M^-1 = sigma (I + U^T (Lambda - I) U) sigma with U = (Q V)^T, mu = mean x + M^-1 mean g.
 //!
 //! Q is the identity where the points span all coordinates, 2 n >= D. Elsewhere it is an orthonormal basis of the joint
-//! span of the leading directions of X and of G, outside which S is the identity anyway. All of it comes from the Gram
-//! matrix K = \[X G\]^T \[X G\] of 2 n rows, without a decomposition of anything tall: with T such that T^T K T = I,
-//! Q = \[X G\] T and Q^T \[X G\] = T^T K.
+//! span of the leading directions of X and of G (all of them if the points are few enough), outside which S is the identity
+//! anyway. All of it comes from the Gram matrix K = \[X G\]^T \[X G\] of 2 n rows, without a decomposition of anything
+//! tall: with T such that T^T K T = I, Q = \[X G\] T and Q^T \[X G\] = T^T K.
 
 use faer::{Mat, MatMut, MatRef};
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,7 @@ pub fn fit(points: &[Point<'_>], previous: &Metric, options: &FisherOptions) -> 
     let mut k = Mat::zeros(2 * n, 2 * n);
     scaled.for_each_block(|_, block| linalg::add_gram(k.as_mut(), block.transpose()));
     linalg::mirror(&mut k);
-    let t = joint_basis(k.as_ref(), n, options.directions)?;
+    let t = joint_basis(k.as_ref(), n, options.directions.max(1))?;
     let projected = linalg::product(t.transpose(), k.as_ref());
     let shrinkage = options.shrinkage(n, scaled.dim());
     let c_x = covariance(projected.subcols(0, n), shrinkage);
@@ -281,6 +281,7 @@ mod tests {
             most / least
         };
         let (none, few, all) = (condition(1), condition(10), condition(64));
+        assert_eq!(condition(0), none);
         assert!(few < 0.2 * none && few < 2.0 * all, "{none} {few} {all}");
     }
 
