@@ -123,7 +123,11 @@ impl Block {
         let mut rows = Vec::with_capacity(chains.len());
         for (chain, Start { x, .. }) in chains.iter().zip(starts) {
             if x.len() != arrays.dim {
-                return Err(Error::State(format!("an initial point of {} numbers, not {}", x.len(), arrays.dim)));
+                return Err(Error::State(format!(
+                    "an initial point of {} numbers, not {}",
+                    x.len(),
+                    arrays.dim
+                )));
             }
             rows.push(chain.current_row());
             dev.write(Row { buf: arrays.phase.x, index: chain.current_row() }, x)?;
@@ -204,7 +208,10 @@ impl Block {
     /// Go on after the pool has met.
     pub fn after_meeting(&mut self) -> Result<()> {
         let Block { dev, arrays, chains, .. } = self;
-        chains.iter_mut().filter(|chain| chain.waiting()).try_for_each(|chain| chain.after_meeting(&mut **dev, arrays))
+        chains
+            .iter_mut()
+            .filter(|chain| chain.waiting())
+            .try_for_each(|chain| chain.after_meeting(&mut **dev, arrays))
     }
 
     /// Let the chains meet that only wait for chains of this block.
@@ -212,8 +219,12 @@ impl Block {
         match &mut self.pools[..] {
             [] => return Ok(()),
             [pool] if self.chains.iter().all(|chain| chain.waiting() || chain.done()) => {
-                let mut members: Vec<&mut Member> =
-                    self.chains.iter_mut().filter(|chain| chain.waiting()).filter_map(Chain::member_mut).collect();
+                let mut members: Vec<&mut Member> = self
+                    .chains
+                    .iter_mut()
+                    .filter(|chain| chain.waiting())
+                    .filter_map(Chain::member_mut)
+                    .collect();
                 pool.meet(&mut members);
             }
             [_] => return Ok(()),

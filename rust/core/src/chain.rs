@@ -256,7 +256,10 @@ impl Chain {
         self.read_points(dev, arrays, 0, row)?;
         let Chain { adaptation, moments, host: [x, g, ..], .. } = self;
         let draw = Draw { point: Some([x, g]), ..Draw::default() };
-        adaptation.start(Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments }, metric)?;
+        adaptation.start(
+            Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments },
+            metric,
+        )?;
         self.watch = Stopwatch::new(Instant::now());
         self.next_task();
         Ok(())

@@ -107,7 +107,8 @@ impl Settings {
         match (field, value) {
             (Field::Bool(field), Value::Bool(v)) => *field = v,
             (Field::Bool(_), _) | (_, Value::Bool(_)) => {
-                let needed = if matches!(declared.default, Value::Bool(_)) { "True or False" } else { "a number" };
+                let needed =
+                    if matches!(declared.default, Value::Bool(_)) { "True or False" } else { "a number" };
                 return Err(Error::Setting(format!("{name} must be {needed}")));
             }
             (Field::Float(field), _) => *field = number,

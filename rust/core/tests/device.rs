@@ -127,7 +127,8 @@ fn chains_of_a_block_do_not_depend_on_each_other() {
     let run = |settings: &Settings, ids: std::ops::Range<usize>| {
         let starts: Vec<Start> = ids.map(|id| Start::at(id as u64, &starts[id])).collect();
         let density = Box::new(OnHost::new(Uneven(dim)));
-        let mut block = Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).unwrap();
+        let mut block =
+            Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).unwrap();
         let mut all = Collected::new(starts.len());
         while !block.done() {
             block.round(&mut all, |_| ()).unwrap();

@@ -82,7 +82,8 @@ fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<(u64, 
     let mut saved: Vec<(u64, Vec<u8>)> = Vec::new();
     while !block.done() {
         let states: Option<Vec<ChainState>> = (0..points.len()).map(|i| block.save(i).unwrap()).collect();
-        if let Some(states) = states.filter(|states| states.iter().all(|state| state.draw == states[0].draw)) {
+        if let Some(states) = states.filter(|states| states.iter().all(|state| state.draw == states[0].draw))
+        {
             saved.push((states[0].draw, postcard::to_allocvec(&(&states, block.pools())).unwrap()));
         }
         block.round(&mut whole, |_| ()).unwrap();
@@ -92,7 +93,8 @@ fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<(u64, 
 
 #[test]
 fn resumed_chains_go_on_as_if_they_had_never_stopped() {
-    for (scheme, chains) in schemes().map(|scheme| (scheme, 1)).chain([(Scheme::Auto, 3), (Scheme::Dense, 2)]) {
+    for (scheme, chains) in schemes().map(|scheme| (scheme, 1)).chain([(Scheme::Auto, 3), (Scheme::Dense, 2)])
+    {
         let settings = settings_of(scheme, 2, 120, 60);
         let (whole, saved) = whole_run(&settings, &starts(chains));
         // In the early windows, in the main ones, in the final part of the warm-up, and after it.
@@ -121,7 +123,9 @@ fn resumed_chains_go_on_as_if_they_had_never_stopped() {
 fn a_state_that_does_not_fit_is_refused() {
     let settings = Settings { seed: 2, tune: 5, draws: 5, ..Settings::default() };
     let density = Box::new(OnHost::new(Uneven(DIM)));
-    let block = Block::start(Box::new(Cpu::new()), density, &settings, &[Start::at(0, &starts(1)[0])], Pooling::Here).unwrap();
+    let block =
+        Block::start(Box::new(Cpu::new()), density, &settings, &[Start::at(0, &starts(1)[0])], Pooling::Here)
+            .unwrap();
     let state = block.save(0).unwrap().unwrap();
     let other = Box::new(OnHost::new(Uneven(DIM + 1)));
     let resumed = Block::resume(Box::new(Cpu::new()), other, &[state], block.pools(), 5);

@@ -131,8 +131,12 @@ fn settings_from(adaptation: &str, options: &Bound<'_, PyDict>) -> PyResult<Sett
 }
 
 /// Scales, eigenvalues, eigenvectors (one row each) and centre of an inverse mass matrix.
-type Matrix<'py> =
-    (PyReadonlyArray1<'py, f64>, PyReadonlyArray1<'py, f64>, PyReadonlyArray2<'py, f64>, PyReadonlyArray1<'py, f64>);
+type Matrix<'py> = (
+    PyReadonlyArray1<'py, f64>,
+    PyReadonlyArray1<'py, f64>,
+    PyReadonlyArray2<'py, f64>,
+    PyReadonlyArray1<'py, f64>,
+);
 
 fn metric_from((stds, values, vectors, center): &Matrix<'_>, dim: usize) -> PyResult<Arc<Metric>> {
     let metric = Metric {
@@ -188,6 +192,9 @@ fn error_to_python(error: Error) -> PyErr {
     }
 }
 
+/// What a run leaves behind.
+type Sampled<'py> = (Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>);
+
 /// Sample. Returns a dict for each chain, one of what they shared in the warm-up, and the exception that ended the run if
 /// one did.
 #[pyfunction]
@@ -210,7 +217,7 @@ pub fn sample<'py>(
     keep: &Bound<'py, PyDict>,
     cores: usize,
     metrics: Vec<Option<Matrix<'py>>>,
-) -> PyResult<(Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>)> {
+) -> PyResult<Sampled<'py>> {
     let mut settings = Settings { seed, tune, draws, ..settings_from(adaptation, options)? };
     settings.adapt.extend = extend;
     let keep = keep_from(keep)?;

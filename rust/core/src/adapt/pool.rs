@@ -85,7 +85,11 @@ impl Pool {
         let late = group.is_late();
         for member in members.iter_mut().filter(|member| !member.lagging && member.group.is_some()) {
             // What it has seen on its way does not help the others.
-            member.share(group.join(), late, Change::new(member.latest.draw, Reason::Merge, 0, group.metric()));
+            member.share(
+                group.join(),
+                late,
+                Change::new(member.latest.draw, Reason::Merge, 0, group.metric()),
+            );
         }
     }
 
@@ -153,8 +157,11 @@ impl Pool {
         let of_group = |member: &&&mut Member| self.group.is_none() || member.group.is_none();
         let own = members.first().and_then(|member| member.group.as_ref());
         let Some(metric) = self.group.as_ref().or(own).map(|group| group.metric().clone()) else { return };
-        let recent: Vec<&[f64]> =
-            members.iter().filter(of_group).flat_map(|member| member.recent.iter().map(Vec::as_slice)).collect();
+        let recent: Vec<&[f64]> = members
+            .iter()
+            .filter(of_group)
+            .flat_map(|member| member.recent.iter().map(Vec::as_slice))
+            .collect();
         let Some(top) = top_eigenvalue(&recent, &metric) else { return };
         let bad = top > BAD_EIGENVALUE || members.iter().any(|member| member.lagging);
         let worthwhile = self.checks.last().is_none_or(|last| top < WORTHWHILE * last.top_eigenvalue);

@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn points_are_chosen_by_their_weights() {
         let errors = [0.0, 1.0, -1.0, 0.5, 60.0, f64::NAN, f64::INFINITY];
-        let weights: Vec<f64> = errors.iter().map(|e: &f64| if *e < 50.0 { (-e).exp() } else { 0.0 }).collect();
+        let weights: Vec<f64> =
+            errors.iter().map(|e: &f64| if *e < 50.0 { (-e).exp() } else { 0.0 }).collect();
         let total: f64 = weights.iter().sum();
         let n = 40_000;
         let mut counts = [0; 7];

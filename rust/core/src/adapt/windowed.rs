@@ -122,7 +122,13 @@ impl Windowed {
             return Ok(None);
         };
         let AdaptSettings { gamma, eigval_cutoff, max_rank, .. } = self.settings;
-        let fitted = fisher_span::fit(&points.select(usize::MAX), &self.metric, gamma, eigval_cutoff, max_rank as usize);
+        let fitted = fisher_span::fit(
+            &points.select(usize::MAX),
+            &self.metric,
+            gamma,
+            eigval_cutoff,
+            max_rank as usize,
+        );
         Ok(fitted.filter(Metric::is_usable).map(Arc::new))
     }
 }

@@ -81,7 +81,8 @@ impl FisherDiag {
         for (i, std) in found.stds.iter_mut().enumerate() {
             let [mean, ss] = [0, 1].map(|which| [moments[0][which][i], moments[1][which][i]]);
             let center = (older * mean[0] + newer * mean[1]) / total;
-            let around = |n: f64, mean: f64, ss: f64| if n > 0.0 { ss + n * (mean - center).powi(2) } else { 0.0 };
+            let around =
+                |n: f64, mean: f64, ss: f64| if n > 0.0 { ss + n * (mean - center).powi(2) } else { 0.0 };
             let variance = (around(older, mean[0], ss[0]) + around(newer, mean[1], ss[1])) / total;
             found.center.push(center);
             if variance > 0.0 && variance.is_finite() {

@@ -40,7 +40,7 @@ pub(super) struct Finished {
 /// Why a thread lets go of a chain.
 enum Parted {
     /// It waits for the others.
-    Waiting(Task),
+    Waiting(Box<Task>),
     /// It is over.
     Over(usize, Box<Finished>),
 }
@@ -91,7 +91,7 @@ impl<'a> Crew<'a> {
             let parted = self.advance(task, thread);
             let mut state = self.lock();
             match parted {
-                Parted::Waiting(task) => state.waiting.push(task),
+                Parted::Waiting(task) => state.waiting.push(*task),
                 Parted::Over(chain, finished) => {
                     if finished.error.is_some() {
                         self.control.stop();
@@ -150,7 +150,7 @@ impl<'a> Crew<'a> {
     fn advance(&self, mut task: Task, thread: usize) -> Parted {
         task.thread = thread;
         match self.sample(&mut task) {
-            Ok(true) => Parted::Waiting(task),
+            Ok(true) => Parted::Waiting(Box::new(task)),
             Ok(false) => self.over(task, None),
             Err(error) => self.over(task, Some(error)),
         }

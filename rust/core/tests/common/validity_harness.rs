@@ -138,8 +138,14 @@ impl Kernel {
             }
         };
         let states: Vec<ChainState> = starts.iter().enumerate().map(state).collect();
-        Block::resume(Box::new(Cpu::new()), Box::new(OnHost::new(density.clone())), &states, &[Pool::default()], draws)
-            .expect("a block")
+        Block::resume(
+            Box::new(Cpu::new()),
+            Box::new(OnHost::new(density.clone())),
+            &states,
+            &[Pool::default()],
+            draws,
+        )
+        .expect("a block")
     }
 }
 
