@@ -270,7 +270,8 @@ fn a_metric_forgets_the_one_before() {
                 new.write(fresh, row, &numbers);
             }
         }
-        for row in 0..ROWS {
+        // Not under the diagonal one, which forgets what it looks at.
+        for row in (0..ROWS).filter(|_| metric.rank() > 0) {
             close("energy of a row written before", used.kinetic(1, row), new.kinetic(1, row));
         }
         assert_eq!(some_calls(&mut used, 1), some_calls(&mut new, 1), "rank {}", metric.rank());
