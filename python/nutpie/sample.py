@@ -217,7 +217,7 @@ def sample(
     }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
-    metrics = metrics_for_chains(metric, compiled_model.n_dim, plan.chains)
+    metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
     display = make_display(progress_bar, background=not blocking)
     run = SamplingRun(
         compiled_model,
