@@ -36,7 +36,7 @@ def earlier(covariance):
     return sample(GaussianModel(covariance), draws=300, tune=None)
 
 
-# ------------------------------------------------------------------------------------------------- forms that it can have
+# ----------------------------------------------------------------------------------------------- forms that it can have
 
 
 def test_the_matrix_is_in_force(covariance):
@@ -156,10 +156,10 @@ def test_a_warm_start_needs_fewer_gradients(covariance, earlier):
     model = GaussianModel(covariance)
     options = {"tune": 50, "draws": 0, "init": earlier.posterior["x"][:, -1].values}
     warm = sample(model, metric=earlier, **options).posterior.attrs["n_gradients"]
-    assert warm < 0.5 * sample(model, **options).posterior.attrs["n_gradients"]
+    assert warm < 0.7 * sample(model, **options).posterior.attrs["n_gradients"]
 
 
-# --------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_eigenvalues_that_rounding_makes_useless_are_refused():
 def test_results_that_do_not_fit_are_refused(earlier):
     with pytest.raises(ValueError, match=r"the earlier result has 5 parameters and the model 3.*it lacks 'a'"):
         metrics_for_chains(earlier, NAMES, 1)
-    with pytest.raises(ValueError, match="has 5 parameters and the model 4, not the same ones"):
+    with pytest.raises(ValueError, match="has 5 parameters and the model 4, not the same"):
         metrics_for_chains(earlier, ["x_0", "x_1", "x_2", "x_3"], 1)
     parts = groups(earlier)
     del parts["mass_matrix"]

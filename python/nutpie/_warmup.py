@@ -71,6 +71,7 @@ class _Warmup:
         for chain, report in zip(self.chains, reports, strict=True):
             self.checks += [_Check(chain, *check) for check in report["checks"]]
             self._add_changes(chain, report)
+        self.changes.sort(key=lambda change: change.draw)
         self.condition_numbers = self._condition_numbers()
 
     def _add_changes(self, chain: int, report: Mapping[str, Any]) -> None:
@@ -155,8 +156,8 @@ def _metric_group(names: np.ndarray, warmup: _Warmup) -> Any:
     }
     coords = {"chain": warmup.chains, PARAMETER: names, EIGENVALUE: np.arange(rank)}
     description = (
-        "Inverse mass matrix M^-1 = S (I + U^T (L - I) U) S of each chain at the end of the warm-up, on the unconstrained "
-        "scale"
+        "Inverse mass matrix M^-1 = S (I + U^T (L - I) U) S of each chain at the end of the warm-up, on the "
+        "unconstrained scale"
     )
     return xr.Dataset(variables, coords=coords, attrs={"description": description})
 
@@ -175,7 +176,10 @@ def _chain_variables(warmup: _Warmup) -> dict[str, Any]:
     by_chain = {
         "warmup_draws": (warmup.draws, "Draws of the warm-up."),
         "warmup_gradients": (warmup.gradients, "Gradients of the warm-up."),
-        "lagging": (warmup.lagging, "Whether the chain's log density was far below the best at the end of the warm-up."),
+        "lagging": (
+            warmup.lagging,
+            "Whether the chain's log density was far below the best at the end of the warm-up.",
+        ),
         "shares_metric": (warmup.shares, "Whether the chain shares metric and points with others."),
         "condition_number": (
             warmup.condition_numbers,
@@ -216,8 +220,8 @@ def _change_variables(changes: Sequence[_Change]) -> dict[str, Any]:
         "draw": (np.int64, "Index of the warm-up draw after which it changed."),
         "reason": (
             np.str_,
-            "Why: 'start' is the first one, 'window' that old draws were forgotten, 'merge' that chains joined, 'fit' that "
-            "there were more draws.",
+            "Why: 'start' is the first one, 'window' that old draws were forgotten, 'merge' that chains joined, 'fit' "
+            "that there were more draws.",
         ),
         "points": (np.int64, "Number of points that it was fitted to."),
     }

@@ -23,8 +23,8 @@ SMALL = 200
 NEAR_ONE = 1e-9
 
 _KINDS = (
-    "an earlier result, the diagonal of an inverse mass matrix, the whole matrix, a dict with 'stds' and perhaps 'eigvals' "
-    "and 'eigvecs', or a list with one of these for each chain"
+    "an earlier result, the diagonal of an inverse mass matrix, the whole matrix, a dict with 'stds' and perhaps "
+    "'eigvals' and 'eigvecs', or a list with one of these for each chain"
 )
 
 
@@ -266,7 +266,7 @@ def _order(there: list[str], names: Sequence[str], name: str) -> np.ndarray:
     if missing or len(there) != len(names):
         lacks = f"; it lacks {missing[0]!r}" if missing else ""
         raise ValueError(
-            f"{name}: the earlier result has {len(there)} parameters and the model {len(names)}, not the same ones{lacks}"
+            f"{name}: the earlier result has {len(there)} parameters and the model {len(names)}, not the same{lacks}"
         )
     return np.array([at[parameter] for parameter in names], dtype=int)
 

@@ -73,8 +73,8 @@ def sample(
     tune : int, optional
         Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a pooled
         warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric is bad at
-        its end and gets better. A number is never exceeded. With 0 the metric comes from the first gradient and the step
-        size from a short search.
+        its end and gets better. A number is never exceeded. With 0 the metric comes from the first gradient and the
+        step size from a short search.
     chains : int, default 4
         Number of chains.
     cores : int, optional
@@ -184,9 +184,9 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for a setting that has no effect with this ``adaptation``; for ``log_likelihood`` with a model without observed variables; for a start whose
-        names, shapes or values do not fit the model; or when no start with a finite log density and gradient is found,
-        naming the variables.
+        For a value out of bounds; for a setting that has no effect with this ``adaptation``; for ``log_likelihood`` with
+        a model without observed variables; for a start or metric whose names, shapes or values do not fit the model; or
+        when no start with a finite log density and gradient is found, naming the variables.
     Exception
         Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is; the draws so
         far are in its attribute ``partial_trace``.
