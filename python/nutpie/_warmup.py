@@ -8,21 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nutpie._draws import ChainDraws
+from nutpie._run_data import ADAPTATION
 from nutpie._tables import PARAMETER
+from nutpie._warmup_checks import BAD_EIGENVALUE
 from nutpie.metric import GROUP, Metric
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel
     from nutpie.plan import Plan
 
-__all__ = ["ADAPTATION", "BAD_EIGENVALUE", "EIGENVALUE", "SHARED", "warmup_groups"]
-
-#: Group of a result that tells how the metric came about.
-ADAPTATION = "adaptation"
-
-#: Above this, the largest variance of late warm-up draws in the coordinates of the metric means that the metric is bad.
-#: The core extends warm-ups by the same number.
-BAD_EIGENVALUE = 9.0
+__all__ = ["EIGENVALUE", "SHARED", "warmup_groups"]
 
 #: Dimension of the eigenvectors of the inverse mass matrix.
 EIGENVALUE = "eigenvalue"
