@@ -120,7 +120,7 @@ def test_progress_of_all_chains_in_one(schools, capsys):
 
 @by_itself
 def test_number_of_warmup_draws_left_open(schools):
-    assert pm_sample(schools, tune=None).posterior.attrs["tuning_steps"] == 400
+    assert pm_sample(schools, tune=None).posterior.attrs["tuning_steps"] in range(150, 651, 100)
     # PyMC asks for one draw instead of none.
     assert pm_sample(schools, tune=0).posterior.attrs["tuning_steps"] in (0, 1)
 

@@ -141,7 +141,9 @@ def test_divergences_without_points():
 
 def test_divergences_count_from_the_first_draw_when_thinned():
     all_draws = sample(10, funnel_logp, draws=300, tune=300, seed=2, adaptation="diag").divergences
-    thinned = sample(10, funnel_logp, draws=300, tune=300, seed=2, adaptation="diag", thin=7, save_warmup=False).divergences
+    thinned = sample(
+        10, funnel_logp, draws=300, tune=300, seed=2, adaptation="diag", thin=7, save_warmup=False
+    ).divergences
     same(all_draws, thinned)
 
 

@@ -66,6 +66,8 @@ class ChainDraws:
         they were not kept.
     tune
         Draws of the warm-up, kept or not.
+    made
+        Draws that the chain has made, warm-up included, kept or not.
     report
         What the core says of the warm-up, once the chain is done.
     """
@@ -77,6 +79,7 @@ class ChainDraws:
     n_gradients: int
     divergences: Sequence[tuple[int, bool, float, float, Sequence[np.ndarray]]] = ()
     tune: int = 0
+    made: int = 0
     report: Mapping[str, Any] | None = None
 
     @classmethod
@@ -98,8 +101,9 @@ class ChainDraws:
             blocks,
             trace["n_gradients"],
             trace["divergences"],
-            trace["tune"],
-            trace.get("warmup_report"),
+            tune=trace["tune"],
+            made=trace["made"],
+            report=trace.get("warmup_report"),
         )
 
     @property

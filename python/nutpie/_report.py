@@ -21,7 +21,7 @@ _COLOURS = {"error": "#c0392b", "warning": "#b9770e", "note": "#7f8c8d"}
 
 def to_text(diagnosis: Diagnosis) -> str:
     """Return what is printed."""
-    lines = [_wrap(line) for line in [*headline(diagnosis), verdict(diagnosis)]]
+    lines = [_wrap(line) for line in [*headline(diagnosis), *_warmup(diagnosis), verdict(diagnosis)]]
     for problem in diagnosis.problems:
         lines += ["", _wrap(problem.message, f"  {problem.severity:<7}  "), _wrap(problem.advice, "        > ")]
     slowest = diagnosis.slowest()
@@ -49,6 +49,10 @@ def headline(diagnosis: Diagnosis) -> list[str]:
         known = [f"{_number(rate)} {unit}" for rate, unit in rates if math.isfinite(rate)]
         lines.append(f"Smallest ESS {run.min_ess:.0f}{': ' if known else ''}{', '.join(known)}")
     return lines
+
+
+def _warmup(diagnosis: Diagnosis) -> list[str]:
+    return [f"Warm-up: {diagnosis.run.warmup}"] if diagnosis.run.warmup else []
 
 
 def _number(value: float) -> str:
@@ -87,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 def to_html(diagnosis: Diagnosis) -> str:
     """Return what a notebook shows; readable on light and dark pages."""
-    parts = [f"<div>{html.escape('; '.join(headline(diagnosis)))}</div>"]
+    parts = [f"<div>{html.escape(line)}</div>" for line in ["; ".join(headline(diagnosis)), *_warmup(diagnosis)]]
     parts.append(f"<div style='margin:0.5em 0'><b>{html.escape(verdict(diagnosis))}</b></div>")
     for problem in diagnosis.problems:
         colour = _COLOURS[problem.severity]

@@ -135,7 +135,11 @@ def _parts(chains: Sequence[ChainDraws], *, save_warmup: bool) -> list[_Part]:
     warmup = {c.chain: c.warmup for c in chains}
     parts = [_rectangle("", warmup, ends)]
     if save_warmup:
-        parts.append(_rectangle("warmup_", dict.fromkeys(warmup, 0), warmup))
+        # Of chains that warmed up by themselves some may have needed longer. None is left out because of that.
+        shortest = min((c.tune for c in chains), default=0)
+        common = max((c.warmup for c in chains if c.tune == shortest), default=0)
+        ends = {chain: min(end, common) for chain, end in warmup.items()}
+        parts.append(_rectangle("warmup_", dict.fromkeys(warmup, 0), ends))
     return parts
 
 

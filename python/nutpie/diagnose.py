@@ -52,6 +52,10 @@ class RunTotals:
         E-BFMI of each chain.
     max_r_hat, min_ess
         The worst R-hat, and the smallest bulk or tail ESS, over parameters; NaN if there is none.
+    warmup_gradients
+        Gradients of the warm-up; None if unknown.
+    warmup
+        How the warm-up went, in a line; None if unknown.
     """
 
     chains: int
@@ -63,6 +67,8 @@ class RunTotals:
     bfmi: tuple[float, ...]
     max_r_hat: float
     min_ess: float
+    warmup_gradients: int | None = None
+    warmup: str | None = None
 
     @property
     def ess_per_1000_gradients(self) -> float:
@@ -164,9 +170,9 @@ def diagnose(
     """Check a finished run and say what is wrong with it and what to do.
 
     Looked for are draws that are not finite, chains that are stuck, chains that disagree, high R-hat, small effective
-    sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, and too few draws.
-    Parameters whose draws are all equal are left out. In runs with ``thin=`` E-BFMI is too high, since neighbouring
-    draws are missing.
+    sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, a warm-up that left
+    chains behind or found no good metric, and too few draws. Parameters whose draws are all equal are left out. In runs
+    with ``thin=`` E-BFMI is too high, since neighbouring draws are missing.
 
     R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
     judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
@@ -265,7 +271,7 @@ def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain
 
 
 def _totals(case: Case) -> RunTotals:
-    attrs, stats = case.run.attrs, case.run.stats
+    attrs, stats, warmup = case.run.attrs, case.run.stats, case.run.warmup
     indices = case.parameters(np.arange(len(case.rows)))
     tune, gradients, seconds = (attrs.get(name) for name in ("tuning_steps", "n_gradients", "sampling_time"))
     return RunTotals(
@@ -278,6 +284,8 @@ def _totals(case: Case) -> RunTotals:
         bfmi=tuple(float(v) for v in bfmi(stats["energy"])) if "energy" in stats else (),
         max_r_hat=float(np.fmax.reduce(case.r_hat[indices], initial=np.nan)),
         min_ess=float(np.fmin.reduce(case.least_ess[indices], initial=np.nan)),
+        warmup_gradients=None if warmup is None else warmup.gradients,
+        warmup=None if warmup is None else warmup.verdict,
     )
 
 

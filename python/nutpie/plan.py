@@ -52,7 +52,7 @@ class Plan:
     store_unconstrained: bool = False
 
     def describe(self, tune: int) -> dict[str, Any]:
-        """Return what the attribute ``inference_library_settings`` of a result with `tune` warm-up draws holds, as JSON."""
+        """Return the attribute ``inference_library_settings`` of a result with `tune` warm-up draws, before JSON."""
         counts = {"num_tune": tune, "num_draws": self.draws, "num_chains": self.chains, "seed": self.seed}
         settings = {**counts, "thin": self.keep.get("thin", 1), **self.settings}
         return {"sampler": self.sampler, "adaptation": self.adaptation, "settings": settings}

@@ -36,9 +36,7 @@ class _Job:
     It does not know the handle, so that a handle which nobody holds any more can end its run.
     """
 
-    def __init__(
-        self, density: Density, starts: np.ndarray, plan: Plan, metrics: Sequence[Metric | None]
-    ) -> None:
+    def __init__(self, density: Density, starts: np.ndarray, plan: Plan, metrics: Sequence[Metric | None]) -> None:
         self.control = _lib.Control(plan.chains)
         self.done = threading.Event()
         self.watched = threading.Event()
@@ -315,12 +313,10 @@ class SamplingRun:
         while traces:
             trace, chain = traces.pop(0), len(chains)
             trace.setdefault("n_gradients", progress[chain].total_num_steps)
-            trace["tune"] = progress[chain].total_draws - self._job.plan.draws
+            trace["tune"], trace["made"] = progress[chain].total_tune, progress[chain].finished_draws
             chains.append(ChainDraws.from_core(chain, self._starts[chain], trace))
             del trace
-        return build_result(
-            self._model, chains, self._job.plan, self._job.elapsed(), self._pointwise, self._job.shared
-        )
+        return build_result(self._model, chains, self._job.plan, self._job.elapsed(), self._pointwise, self._job.shared)
 
     def _state(self) -> str:
         if not self.is_finished:

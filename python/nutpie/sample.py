@@ -70,9 +70,10 @@ def sample(
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
-        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then the
-        warm-up also goes on, 100 draws at a time, while the metric is bad at its end and gets better. With 0 the metric
-        comes from the first gradient and the step size from a short search.
+        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a pooled
+        warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric is bad at
+        its end and gets better. A number is never exceeded. With 0 the metric comes from the first gradient and the
+        step size from a short search.
     chains : int, default 4
         Number of chains.
     cores : int, optional
@@ -103,7 +104,8 @@ def sample(
         a gradient. With more than a few, chains begin nearer to each other, and R-hat says less about modes that all
         of them miss.
     save_warmup : bool, default True
-        Whether the result has the warm-up draws, in groups of their own. Without them they take no memory either.
+        Whether the result has the warm-up draws, in groups of their own. Without them they take no memory either. Of
+        chains whose warm-ups differ in length, which happens with ``pool=False``, it has as many as the shortest made.
     thin : int, default 1
         Keep one of every so many draws: the first, and so on.
     store_unconstrained : bool, default False
@@ -135,10 +137,17 @@ def sample(
           Carpenter 2025); ``"draw_diag"`` uses the variances of the draws alone.
         - ``"stan"``, ``"stan_dense"``: the warm-up of Stan.
         - ``"fixed"``: the matrix that `metric` gives; only the step size is adapted.
-    metric : result, array_like, dict or list, optional
-        Inverse mass matrix to begin with: an earlier result; the diagonal, of shape (n_dim,); the matrix, of shape
-        (n_dim, n_dim); a dict with ``stds`` of shape (n_dim,) and perhaps ``eigvals`` (rank,) and orthonormal
-        ``eigvecs`` (rank, n_dim); or a list with one of these for each chain. By default that of the first gradient.
+    metric : result, array_like, dict, Metric or list, optional
+        Inverse mass matrix to begin with, on the unconstrained scale. Its ideal is the posterior covariance. With
+        ``adaptation="fixed"`` it stays. By default it comes from the first gradient.
+
+        - An earlier result, or its group ``mass_matrix``: that of each of its chains, from the first again for more
+          chains; not that of a chain that lagged. The models must have the same parameters.
+        - An array of shape (n_dim,): the diagonal.
+        - An array of shape (n_dim, n_dim): the whole matrix.
+        - A dict with ``stds`` of shape (n_dim,) and perhaps ``eigvals`` (rank,) and orthonormal ``eigvecs``
+          (rank, n_dim), or a `nutpie.metric.Metric`.
+        - A list with one of these for each chain; None there is the default.
     blocking : bool, default True
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
@@ -161,8 +170,9 @@ def sample(
     -------
     arviz.InferenceData or xarray.DataTree
         Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, ``divergences`` if there were
-        some, ``initial_points``, ``log_likelihood`` and ``log_prior`` if asked for, and the model's data; the type is
-        that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
+        some, ``mass_matrix`` and ``adaptation``, which tell of the warm-up, ``initial_points``, ``log_likelihood`` and
+        ``log_prior`` if asked for, and the model's data; the type is that of the installed ArviZ. After an interrupt
+        (Ctrl-C) it holds the draws so far.
     nutpie.run.SamplingRun
         The handle, with ``blocking=False``.
 
@@ -173,9 +183,9 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for ``log_likelihood`` with a model without observed variables; for a start whose
-        names, shapes or values do not fit the model; or when no start with a finite log density and gradient is found,
-        naming the variables.
+        For a value out of bounds; for a setting that has no effect with this ``adaptation``; for ``log_likelihood`` with
+        a model without observed variables; for a start or metric whose names, shapes or values do not fit the model; or
+        when no start with a finite log density and gradient is found, naming the variables.
     Exception
         Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is. Its attribute
         ``partial_trace`` is a result with all draws so far and their statistics; draws whose variables could not be
@@ -186,9 +196,9 @@ def sample(
     >>> idata = nutpie.sample(compiled, draws=500, seed=1)
     >>> idata.posterior["mu"].mean()
     """
-    resolved = resolve(settings, other_keywords=inspect.signature(sample).parameters)
     choice("sampler", sampler, SAMPLERS)
     choice("adaptation", adaptation, tuple(ADAPTATIONS))
+    resolved = resolve(settings, adaptation=adaptation, other_keywords=inspect.signature(sample).parameters)
     planned = ADAPTATIONS[adaptation] if tune is None else tune
     counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
@@ -221,7 +231,7 @@ def sample(
     }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
-    metrics = metrics_for_chains(metric, compiled_model.n_dim, plan.chains)
+    metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
     display = make_display(progress_bar, background=not blocking)
     run = SamplingRun(
         compiled_model,

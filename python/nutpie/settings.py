@@ -13,7 +13,7 @@ import numpy as np
 
 from nutpie import _lib
 
-__all__ = ["Setting", "declared", "document", "resolve"]
+__all__ = ["ONLY_WITH", "Setting", "declared", "document", "resolve", "shown_default"]
 
 #: Keywords of the older package of this name, of PyMC and of Stan that are something else here, and what to use.
 OTHER_NAMES = {
@@ -35,8 +35,8 @@ OTHER_NAMES = {
     "inits": "use init=...",
     "init_mean": "it had no effect in the older package; use init=... to choose the starts",
     "low_rank_modified_mass_matrix": "use adaptation='low_rank', or leave it to the default",
-    "transform_adapt": "it has become adaptation=...",
-    "use_grad_based_mass_matrix": "the metric is always estimated from draws and gradients",
+    "transform_adapt": "there is nothing like it here; adaptation=... chooses the kind of the inverse mass matrix",
+    "use_grad_based_mass_matrix": "use adaptation='draw_diag' for the variances of the draws alone",
     "mass_matrix_switch_freq": "use window_switch_freq=...",
     "train_on_orbit": "there is nothing like it here",
     "step_size_adapt_method": "the step size is adapted by dual averaging",
@@ -52,6 +52,21 @@ OTHER_NAMES = {
     "zarr_store": "call to_zarr() of the result",
     "progress_template": "the display chooses its form; use progress_callback=... for one of your own",
     "progress_style": "the display chooses its form; use progress_callback=... for one of your own",
+}
+
+_POOLED = ("auto", "low_rank", "dense")
+_WINDOWS = ("diag", "draw_diag", "low_rank_windows")
+
+#: Settings that have no effect but with these adaptations.
+ONLY_WITH = {
+    "pool": _POOLED,
+    "early_maxdepth": _POOLED,
+    **dict.fromkeys(
+        ("early_window_switch_freq", "window_switch_freq", "window_growth", "early_fraction", "final_fraction"),
+        (*_POOLED, *_WINDOWS),
+    ),
+    **dict.fromkeys(("mass_matrix_eigval_cutoff", "max_rank"), ("auto", "low_rank", "low_rank_windows")),
+    "mass_matrix_gamma": ("low_rank_windows",),
 }
 
 
@@ -75,13 +90,17 @@ def declared() -> dict[str, Setting]:
     return {s[0]: Setting(*s) for s in _lib.settings()}
 
 
-def resolve(given: Mapping[str, Any], *, other_keywords: Iterable[str] = ()) -> dict[str, int | float]:
+def resolve(
+    given: Mapping[str, Any], *, adaptation: str = "", other_keywords: Iterable[str] = ()
+) -> dict[str, int | float]:
     """Check settings that a user gave.
 
     Parameters
     ----------
     given
         Values by name.
+    adaptation
+        The adaptation that they are for; any by default.
     other_keywords
         Further keywords that the caller knows, to suggest when a name is mistyped.
 
@@ -95,13 +114,18 @@ def resolve(given: Mapping[str, Any], *, other_keywords: Iterable[str] = ()) -> 
     TypeError
         For an unknown name, with the nearest one, and for a value that is not a number of the right type.
     ValueError
-        For a value out of bounds.
+        For a value out of bounds, and for a setting that has no effect with this adaptation.
     """
     for name in given:
         if name in OTHER_NAMES:
             raise TypeError(f"sample() has no keyword {name!r}: {OTHER_NAMES[name]}")
     known = declared()
-    return {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
+    checked = {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
+    for name in checked:
+        if adaptation not in ("", *ONLY_WITH.get(name, (adaptation,))):
+            wanted = " or ".join(map(repr, ONLY_WITH[name]))
+            raise ValueError(f"{name} has no effect with adaptation={adaptation!r}; it is for {wanted}")
+    return checked
 
 
 def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords: Iterable[str]) -> Any:
@@ -131,7 +155,9 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
         for s in declared().values()
     ]
     function.__signature__ = signature.replace(parameters=[*fixed, *own])  # type: ignore[attr-defined]
-    lines = [f"{s.name} : {s.type.__name__}, default {_shown(s.default)}\n{_wrapped(s.doc)}" for s in declared().values()]
+    lines = [
+        f"{s.name} : {s.type.__name__}, default {shown_default(s)}\n{_wrapped(s.doc)}" for s in declared().values()
+    ]
     text = inspect.cleandoc(function.__doc__ or "")
     function.__doc__ = text.replace(
         "**settings\n    Settings of the sampler, listed by `nutpie.settings`.", "\n".join(lines)
@@ -139,8 +165,11 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _shown(default: bool | int | float) -> str:
-    return str(default) if isinstance(default, bool) else f"{default:g}"
+def shown_default(setting: Setting) -> str:
+    """Write the default for a reader."""
+    if setting.type is bool:
+        return str(setting.default)
+    return "no limit" if setting.default == setting.max >= 1e9 else f"{setting.default:g}"
 
 
 def _wrapped(text: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 
 from nutpie import _lib
 from nutpie._draws import Block, ChainDraws
-from nutpie._warmup import warmup_groups
 from nutpie._tables import PARAMETER, Source, draw_groups, own_dims, used_coords
+from nutpie._warmup import warmup_groups
 from nutpie.models.base import Variable
 
 if TYPE_CHECKING:
