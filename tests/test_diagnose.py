@@ -372,7 +372,9 @@ def test_a_bad_metric_is_a_note_where_the_draws_are_good():
     diagnosis = with_warmup(left=[14.2] * 4)
     problem = only_problem(diagnosis)
     assert (problem.kind, problem.severity) == ("metric", "note")
-    assert problem.message.startswith("The metric does not fit: at the end of the warm-up draws varied 14 times as much")
+    assert problem.message.startswith(
+        "The metric does not fit: at the end of the warm-up draws varied 14 times as much"
+    )
     assert "tune=800" in problem.advice
     assert diagnosis.ok
 
@@ -381,7 +383,9 @@ def test_a_bad_metric_is_a_warning_where_they_are_not():
     def slow(posterior, _stats):
         posterior["tau"] = autoregressive(np.random.default_rng(1), (4, 1000), 0.99)
 
-    problem = only_problem(with_warmup(left=[2.0, 30, np.nan, 9.5], extended=True, change=slow), beside=("r_hat", "ess"))
+    problem = only_problem(
+        with_warmup(left=[2.0, 30, np.nan, 9.5], extended=True, change=slow), beside=("r_hat", "ess")
+    )
     assert (problem.kind, problem.severity) == ("metric", "warning")
     assert problem.message.startswith("The metric of chains 1 and 3 does not fit: ")
     assert "30 times" in problem.message

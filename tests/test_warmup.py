@@ -342,6 +342,7 @@ def test_an_extension_repairs_the_metric(chains):
     assert extended.tolist() == [True] * (len(top) - 1) + [False]
     assert top[0] > 100
     assert top[-1] < 9
+    assert (result.adaptation["condition_number_left"] == top[-1]).all()
     assert misfit(result, covariance).max() < 9
     lengths_agree(result, 150 + 100 * (len(top) - 1))
 

@@ -48,7 +48,9 @@ def _lagging(case: Case) -> list[Problem]:
         problems.append(Problem("lagging", "warning", message, advice, tuple(f"chain {label}" for label in behind)))
     if ahead:
         message = f"{_named(ahead)} far below the others at the end of the warm-up, but not after it."
-        advice = f"Take a longer warm-up, tune={longer(case)}, if {'it mixes' if len(ahead) == 1 else 'they mix'} worse."
+        advice = (
+            f"Take a longer warm-up, tune={longer(case)}, if {'it mixes' if len(ahead) == 1 else 'they mix'} worse."
+        )
         problems.append(Problem("lagging", "note", message, advice, tuple(f"chain {label}" for label in ahead)))
     return problems
 
@@ -65,9 +67,7 @@ def _gaps(case: Case) -> dict[int, float]:
         return {}
     means, spread = logp.mean(axis=1), float(np.sqrt(logp.var(axis=1).mean()))
     gaps = means.max() - means
-    return {
-        label: float(gap) for label, gap in zip(case.run.chains, gaps, strict=True) if gap > 3 * spread and gap > 5
-    }
+    return {label: float(gap) for label, gap in zip(case.run.chains, gaps, strict=True) if gap > 3 * spread and gap > 5}
 
 
 def _metric(case: Case, trouble: bool) -> list[Problem]:
