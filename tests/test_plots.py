@@ -88,9 +88,9 @@ def test_metric_is_the_last_one_that_is_known():
     np.testing.assert_array_equal(panel(figure, "Metric").collections[0].get_offsets()[:, 1], [5, 5, 5])
 
 
-def correlated(**kwargs):
+def correlated(n_dim=6, **kwargs):
     options = {"draws": 20, "seed": 1, "progress_bar": False, "check": False}
-    return nutpie.sample(GaussianModel(rotated_covariance(6, 1e4)), **options | kwargs)
+    return nutpie.sample(GaussianModel(rotated_covariance(n_dim, 1e4)), **options | kwargs)
 
 
 def test_the_metric_of_a_run_is_drawn_by_its_eigenvalues():
@@ -113,7 +113,7 @@ def test_where_the_matrix_is_large_its_variances_stand_for_it(monkeypatch):
 
 @pytest.mark.parametrize("container", sorted({CONTAINER, "DataTree"}))
 def test_panels_of_the_metric(container, tmp_path):
-    result = correlated(init=1e5)
+    result = correlated(20, init=1e5)
     group = result.adaptation
     if container == "DataTree":
         result = xr.DataTree.from_dict(groups(result))
