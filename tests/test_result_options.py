@@ -191,6 +191,35 @@ SCHEMA = {
     },
     "observed_data": {"y": (("y_dim_0",), "float64")},
 }
+CHANGE, CHECK, CHAIN = ("change",), ("check",), ("chain",)
+ADAPTATION = {
+    "warmup_draws": (CHAIN, "int64"),
+    "warmup_gradients": (CHAIN, "int64"),
+    "lagging": (CHAIN, "bool"),
+    "shares_metric": (CHAIN, "bool"),
+    "condition_number": (CHAIN, "float64"),
+    "condition_number_left": (CHAIN, "float64"),
+    "check_chain": (CHECK, "int64"),
+    "check_draws": (CHECK, "int64"),
+    "check_top_eigenvalue": (CHECK, "float64"),
+    "check_extended": (CHECK, "bool"),
+    "change_chain": (CHANGE, "int64"),
+    "change_draw": (CHANGE, "int64"),
+    "change_reason": (CHANGE, "U"),
+    "change_points": (CHANGE, "int64"),
+    "change_eigvals": (("change", "eigenvalue"), "float64"),
+    "change_stds": (("change", PARAMETER), "float64"),
+}
+SCHEMA |= {
+    "mass_matrix": {
+        "stds": (("chain", PARAMETER), "float64"),
+        "eigvals": (("chain", "eigenvalue"), "float64"),
+        "eigvecs": (("chain", "eigenvalue", PARAMETER), "float64"),
+        "rank": (CHAIN, "int64"),
+        "center": (("chain", PARAMETER), "float64"),
+    },
+    "adaptation": ADAPTATION,
+}
 #: And what there is more with all options.
 MORE = {
     "sample_stats": VECTORS,

@@ -328,9 +328,11 @@ def test_divergences_of_an_extended_warmup_are_counted_from_its_end():
 
 def test_an_explicit_length_is_kept():
     lengths_agree(funnel(tune=150), 150)
-    top = funnel(tune=150).adaptation["check_top_eigenvalue"].values
-    assert top.tolist() == [funnel().adaptation["check_top_eigenvalue"].values[0]]
-    assert top[0] > 9
+    given, own = funnel(tune=150).adaptation, funnel().adaptation
+    assert given["check_top_eigenvalue"].values.tolist() == [own["check_top_eigenvalue"].values[0]]
+    # What made the other one longer is there all the same.
+    assert own["check_extended"].values[0]
+    assert not given["check_extended"].any()
 
 
 @pytest.mark.parametrize("chains", [1, 3])
@@ -342,6 +344,7 @@ def test_an_extension_repairs_the_metric(chains):
     assert extended.tolist() == [True] * (len(top) - 1) + [False]
     assert top[0] > 100
     assert top[-1] < 9
+    assert (result.adaptation["condition_number_left"] == top[-1]).all()
     assert misfit(result, covariance).max() < 9
     lengths_agree(result, 150 + 100 * (len(top) - 1))
 

@@ -17,6 +17,7 @@ from nutpie.progress import STOP, ChainProgress
 from nutpie.sample import sample
 
 if TYPE_CHECKING:
+    from nutpie.metric_plots import plot_metric
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.plots import plot_run
 
@@ -28,12 +29,17 @@ __all__ = [
     "compile_pymc_model",
     "diagnose",
     "include_dir",
+    "plot_metric",
     "plot_run",
     "sample",
 ]
 
 #: Names that are imported at first use, so that `import nutpie` stays quick.
-_LAZY = {"compile_pymc_model": "nutpie.models.pymc", "plot_run": "nutpie.plots"}
+_LAZY = {
+    "compile_pymc_model": "nutpie.models.pymc",
+    "plot_metric": "nutpie.metric_plots",
+    "plot_run": "nutpie.plots",
+}
 
 
 def __getattr__(name: str) -> Any:

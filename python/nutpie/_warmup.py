@@ -91,9 +91,11 @@ class _Warmup:
     def left(self) -> list[float]:
         """Return the condition number that is left for each chain by the last check of its metric; NaN without one."""
         latest = {check.chain: check.top_eigenvalue for check in self.checks}
+        # Where none share a metric, the common check is that of one for all.
+        shared = latest.get(SHARED, np.nan)
+        common = [shares or not any(self.shares) for shares in self.shares]
         return [
-            latest.get(SHARED if shares else chain, np.nan)
-            for chain, shares in zip(self.chains, self.shares, strict=True)
+            latest.get(chain, shared if of_all else np.nan) for chain, of_all in zip(self.chains, common, strict=True)
         ]
 
 
