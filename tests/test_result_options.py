@@ -165,7 +165,9 @@ STATISTICS = {
     **dict.fromkeys(("diverging", "maxdepth_reached", "reached_max_treedepth", "tuning"), (DRAW, "bool")),
     **dict.fromkeys(("acceptance_rate", "mean_tree_accept", "mean_tree_accept_sym"), (DRAW, "float64")),
     **dict.fromkeys(("energy", "energy_error", "max_energy_error", "logp", "lp"), (DRAW, "float64")),
-    **dict.fromkeys(("step_size", "step_size_bar", "process_time_diff"), (DRAW, "float64")),
+    **dict.fromkeys(("step_size", "step_size_bar", "fisher_distance", "process_time_diff"), (DRAW, "float64")),
+    "transformation_index": (DRAW, "int64"),
+    "num_eigenvalues": (DRAW, "uint64"),
 }
 VECTORS = dict.fromkeys(("gradient", "mass_matrix_inv"), ((*DRAW, PARAMETER), "float64"))
 VARIABLES = {"x": ((*DRAW, "name"), "float64"), "total": (DRAW, "float64")}

@@ -75,6 +75,29 @@ def test_the_metric_approaches_the_covariance(covariance, adaptation):
     assert "Good" in result.adaptation.attrs["verdict"] or adaptation not in POOLED
 
 
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_statistics_tell_of_the_metric_of_each_draw(adaptation):
+    result = sample(GaussianModel(rotated_covariance(5, 100)), adaptation=adaptation, draws=50)
+    warm, after = result.warmup_sample_stats, result.sample_stats
+    changes = np.concatenate([warm["transformation_index"], after["transformation_index"]], axis=1)
+    assert (changes[:, 0] == 0).all()
+    assert (np.diff(changes) >= 0).all()
+    assert (changes[:, -50:] == changes[:, -1:]).all()
+    assert (changes[:, -1] > 0).all() == (adaptation != "fixed")
+    assert (after["num_eigenvalues"] == result.mass_matrix["rank"]).all()
+    distance = np.concatenate([warm["fisher_distance"], after["fisher_distance"]], axis=1)
+    assert np.isfinite(distance).all()
+    assert (distance >= 0).all()
+
+
+def test_the_fisher_distance_is_that_of_its_definition(covariance):
+    metric = {"stds": np.sqrt(np.diag(covariance)), "center": np.ones(8)}
+    result = sample(GaussianModel(covariance), adaptation="fixed", metric=metric, store_unconstrained=True)
+    x = next(iter(result.unconstrained_posterior.data_vars.values())).values
+    y = (x - 1) / metric["stds"] - x @ np.linalg.inv(covariance) * metric["stds"]
+    np.testing.assert_allclose(result.sample_stats["fisher_distance"], (y**2).sum(-1), rtol=1e-8)
+
+
 @pytest.mark.parametrize("adaptation", [a for a in ADAPTATIONS if a not in (*COUPLED, "fixed")])
 def test_diagonal_metrics_approach_the_variances(model, adaptation):
     result = sample(model, adaptation=adaptation)

@@ -9,7 +9,7 @@ use crate::adapt::descent::Descent;
 use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
 use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
-use crate::device::{Device, Metrics, Moments, Phase, Refresh, Row};
+use crate::device::{Device, Metrics, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::{FisherDiag, FisherDiagState};
 use crate::integrate::{Arrival, Batch, Request};
@@ -40,6 +40,22 @@ const CHAIN_STATISTICS: &[Statistic] = &[
     Statistic { name: "step_size_bar", kind: Kind::Float, doc: "Averaged step size of the adaptation." },
     Statistic { name: "tuning", kind: Kind::Bool, doc: "Whether the draw belongs to the warm-up." },
     Statistic {
+        name: "fisher_distance",
+        kind: Kind::Float,
+        doc: "Squared length of y + grad, y the draw and grad the gradient in coordinates in which the estimated posterior is \
+              a standard normal distribution. For a normal posterior and a perfect metric it is 0.",
+    },
+    Statistic {
+        name: "transformation_index",
+        kind: Kind::Int,
+        doc: "How often the inverse mass matrix had changed before the draw.",
+    },
+    Statistic {
+        name: "num_eigenvalues",
+        kind: Kind::UInt,
+        doc: "Number of eigenvectors of the inverse mass matrix.",
+    },
+    Statistic {
         name: DURATION,
         kind: Kind::Float,
         doc: "Seconds that the draw took, by the clock on the wall. Draws of microseconds are timed a few at once. It \
@@ -69,6 +85,8 @@ pub struct ChainState {
     pub draw: u64,
     /// Gradients taken so far.
     pub n_gradients: u64,
+    /// How often the metric was replaced.
+    pub metric_changes: u64,
     /// Position.
     pub x: Vec<f64>,
     /// Gradient of the log density there.
@@ -118,6 +136,9 @@ pub struct Chain {
     task: Task,
     /// Whether the first metric was passed in.
     has_metric: bool,
+    metric_changes: u64,
+    refused_metrics: u64,
+    rank: usize,
     n_gradients: u64,
     warmup_gradients: u64,
     watch: Stopwatch,
@@ -150,6 +171,9 @@ impl Chain {
             host: Default::default(),
             task: Task::Done,
             has_metric: false,
+            metric_changes: 0,
+            refused_metrics: 0,
+            rank: 0,
             n_gradients: 0,
             warmup_gradients: 0,
             watch: Stopwatch::new(Instant::now()),
@@ -204,7 +228,7 @@ impl Chain {
     /// Go on after the pool has met.
     pub fn after_meeting(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
         if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
-            dev.set_metric(&arrays.metrics, self.index, &metric)?;
+            self.use_metric(&metric, dev, arrays);
         }
         // The time that the chain waited is not its own.
         self.watch = Stopwatch::new(Instant::now());
@@ -238,6 +262,7 @@ impl Chain {
         let row = self.current_row();
         if let Some(metric) = metric {
             dev.set_metric(&arrays.metrics, self.index, metric)?;
+            self.rank = metric.rank();
             self.has_metric = true;
         } else if self.settings.adapt.scheme.is_pooled() && self.settings.tune > 0 {
             self.read_points(dev, arrays, 0, row)?;
@@ -444,9 +469,31 @@ impl Chain {
         };
         let seen = Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments };
         if let Some(metric) = adaptation.observe(seen)? {
-            dev.set_metric(&arrays.metrics, self.index, &metric)?;
+            self.use_metric(&metric, dev, arrays);
         }
         Ok(())
+    }
+
+    /// Use another metric from the next draw on; the one in force stays if the device cannot use it.
+    fn use_metric(&mut self, metric: &Arc<Metric>, dev: &mut dyn Device, arrays: &Arrays) {
+        match dev.set_metric(&arrays.metrics, self.index, metric) {
+            Ok(()) => (self.metric_changes, self.rank) = (self.metric_changes + 1, metric.rank()),
+            Err(_) => self.refused_metrics += 1,
+        }
+    }
+
+    /// Metrics that the device could not use.
+    pub fn refused_metrics(&self) -> u64 {
+        self.refused_metrics
+    }
+
+    /// Statistics of the metric under which the draw was made.
+    fn metric_statistics(&self, dev: &mut dyn Device, arrays: &Arrays) -> Result<[f64; 3]> {
+        let place = Place { metric: self.index, row: self.current_row() };
+        let mut distance = [0.0];
+        dev.fisher_distance(&arrays.phase, &arrays.metrics, &[place], &mut distance)?;
+        let changes = self.metric_changes + self.adaptation.changes_in_place();
+        Ok([distance[0], changes as f64, self.rank as f64])
     }
 
     fn finish_draw(
@@ -460,6 +507,7 @@ impl Chain {
         self.logp = outcome.logp;
         let row = self.current_row();
         let tuning = self.tuning();
+        let [distance, changes, rank] = self.metric_statistics(dev, arrays)?;
         let draw_of_phase = if tuning { self.draw } else { self.draw - self.tune() };
         if tuning {
             self.warmup_gradients = self.n_gradients;
@@ -473,6 +521,9 @@ impl Chain {
             self.step,
             self.adaptation.step_size_bar(),
             f64::from(u8::from(tuning)),
+            distance,
+            changes,
+            rank,
             seconds,
         ]);
         let divergence = outcome.divergence.map(|(from, to, energy)| Divergence {
@@ -516,6 +567,7 @@ impl Chain {
             chain: self.id,
             draw: self.draw,
             n_gradients: self.n_gradients,
+            metric_changes: self.metric_changes,
             x: read(arrays.phase.x, self.current_row())?,
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
@@ -549,6 +601,7 @@ impl Chain {
         self.id = state.chain;
         self.draw = state.draw;
         self.n_gradients = state.n_gradients;
+        (self.metric_changes, self.rank) = (state.metric_changes, state.metric.rank());
         self.logp = state.logp;
         self.adaptation = state.adaptation.clone();
         self.moments.load(dev, arrays.dim, &state.moments)?;

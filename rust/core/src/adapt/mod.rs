@@ -196,6 +196,14 @@ impl Adaptation {
         }
     }
 
+    /// How often it has changed the metric in place.
+    pub fn changes_in_place(&self) -> u64 {
+        match self {
+            Adaptation::Windowed(a) => a.changes_in_place(),
+            _ => 0,
+        }
+    }
+
     /// Take in a warm-up draw. Returns a new metric, unless it is already in place.
     pub fn observe(&mut self, seen: Seen<'_>) -> Result<Option<Arc<Metric>>> {
         match self {

@@ -30,6 +30,7 @@ pub struct Windowed {
     /// The latest low-rank metric.
     metric: Arc<Metric>,
     last_fit: u64,
+    changes_in_place: u64,
     /// Whether the metric has changed since its first guess.
     metric_changed: bool,
     pub(super) search_pending: bool,
@@ -46,6 +47,7 @@ impl Windowed {
             metric: Arc::default(),
             points: low_rank.then(|| PointSample::new(dim, tune as usize + 1)),
             last_fit: 0,
+            changes_in_place: 0,
             metric_changed: false,
             search_pending: true,
         }
@@ -54,6 +56,11 @@ impl Windowed {
     /// Whether it wants positions and gradients on the host.
     pub fn wants_points(&self) -> bool {
         self.points.is_some()
+    }
+
+    /// How often it has changed the metric on the device.
+    pub fn changes_in_place(&self) -> u64 {
+        self.changes_in_place
     }
 
     /// The first point, whose gradient made the first metric.
@@ -103,6 +110,7 @@ impl Windowed {
         }
         self.last_fit = draw.index;
         let found = self.fit(&mut seen)?;
+        self.changes_in_place += u64::from(found.is_none() && self.points.is_none());
         if let Some(metric) = &found {
             self.metric = metric.clone();
         }

@@ -35,12 +35,14 @@ impl ChainReport {
     pub fn new(block: &Block) -> Result<Self> {
         let Some(chain) = block.chains().first() else { return Ok(Self::default()) };
         let member = chain.adaptation().member();
+        let mut fits = member.and_then(Member::group).map(|group| group.counts()).unwrap_or_default();
+        fits.rejected += chain.refused_metrics();
         Ok(ChainReport {
             tune: chain.tune(),
             gradients: chain.warmup_gradients(),
             metric: block.metric(0)?,
             changes: member.map(|member| member.changes().to_vec()).unwrap_or_default(),
-            fits: member.and_then(Member::group).map(|group| group.counts()).unwrap_or_default(),
+            fits,
             lagging: member.is_some_and(Member::is_lagging),
             shares: member.is_some_and(|member| member.group().is_none()),
             checks: block.pools().first().map(|pool| pool.checks().to_vec()).unwrap_or_default(),

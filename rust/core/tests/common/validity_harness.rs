@@ -125,6 +125,7 @@ impl Kernel {
                 chain: chain as u64,
                 draw: 0,
                 n_gradients: 0,
+                metric_changes: 0,
                 x: x.clone(),
                 g,
                 logp,
