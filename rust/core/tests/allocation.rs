@@ -63,8 +63,11 @@ fn allocations(scheme: Scheme, metric: Option<Arc<Metric>>) -> [u64; 2] {
     let start = vec![0.3; DIM];
     let starts = [Start { metric, ..Start::at(0, &start) }];
     let mut block = Block::start(Box::new(Cpu::new()), density, &settings, &starts, Pooling::Here).unwrap();
-    // The first round brings the lists to their size.
-    block.round(&mut store, |_| ()).unwrap();
+    // The first draw brings the lists to their size.
+    let mut begun = false;
+    while !begun {
+        block.round(&mut store, |_| begun = true).unwrap();
+    }
     let before = ALLOCATIONS.get();
     while block.chains()[0].tuning() {
         block.round(&mut store, |_| ()).unwrap();
