@@ -179,7 +179,7 @@ MUTANTS = [
     mutant(
         "tree: one doubling too few",
         "tree.rs",
-        ("self.whole.depth >= self.max_depth", "self.whole.depth + 1 >= self.max_depth"),
+        ("self.whole.depth >= self.limit", "self.whole.depth + 1 >= self.limit"),
     ),
     mutant(
         "nuts: only the end that comes first in time is checked",
@@ -384,26 +384,29 @@ MUTANTS = [
     mutant(
         "chain: step size goes on adapting",
         "chain.rs",
-        ("        if tuning {\n            let Arrays", "        if tuning || self.draw > 0 {\n            let Arrays"),
+        (
+            "        if tuning {\n            self.warmup_gradients",
+            "        if tuning || self.draw > 0 {\n            self.warmup_gradients",
+        ),
     ),
     mutant(
         "chain: no adaptation",
         "chain.rs",
         (
-            "        if tuning {\n            let Arrays",
-            "        if tuning && self.draw == 0 {\n            let Arrays",
+            "        if tuning {\n            self.warmup_gradients",
+            "        if tuning && self.draw == 0 {\n            self.warmup_gradients",
         ),
     ),
     mutant(
         "step: averaged step size not used",
-        "adapt/diag.rs",
-        ("if draw < self.tune { self.step.current() } else { self.step.average() }", "self.step.current()"),
+        "adapt/mod.rs",
+        ("if tuning { self.step().current() } else { self.step().average() }", "self.step().current()"),
     ),
-    mutant("step: jitter to one side", "adapt/diag.rs", ("(2.0 * uniform - 1.0)", "uniform")),
+    mutant("step: jitter to one side", "adapt/mod.rs", ("(2.0 * uniform - 1.0)", "uniform")),
     mutant(
         "step: no symmetric statistic late",
-        "adapt/diag.rs",
-        ("if plan.late { outcome.accept_sym } else { outcome.accept }", "outcome.accept"),
+        "adapt/windowed.rs",
+        ("draw.accept[usize::from(plan.late)]", "draw.accept[0]"),
     ),
     mutant(
         "step: average of steps, not of logs",
@@ -416,12 +419,16 @@ MUTANTS = [
     mutant(
         "step: sign of dual averaging", "adapt/step_size.rs", ("self.mu - self.h * count", "self.mu + self.h * count")
     ),
-    mutant("step: dual averaging without shrinkage", "adapt/step_size.rs", ("(10.0 * step).ln()", "step.ln()")),
+    mutant(
+        "step: dual averaging without shrinkage",
+        "adapt/step_size.rs",
+        ("Self::towards(10.0 * step, step)", "Self::towards(step, step)"),
+    ),
     mutant("step: search stops at once", "adapt/step_size.rs", ("if above != growing ||", "if above == growing ||")),
     mutant("step: largest step size ignored", "adapt/step_size.rs", (".min(settings.max_step_size.ln())", "")),
     mutant(
         "step: search after every metric",
-        "adapt/diag.rs",
+        "adapt/windowed.rs",
         ("self.search_pending = !self.metric_changed;", "self.search_pending = true;"),
     ),
     mutant(
@@ -532,8 +539,8 @@ MUTANTS = [
     ),
     mutant(
         "metric: draws that did not move are collected",
-        "adapt/diag.rs",
-        ("let usable = steps > if", "let usable = steps + 1 > if"),
+        "adapt/windowed.rs",
+        ("let usable = draw.distance > if", "let usable = draw.distance + 1 > if"),
     ),
     mutant(
         "metric: adapts until the end of warm-up",
