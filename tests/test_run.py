@@ -227,8 +227,11 @@ def test_a_callback_may_abort_its_run():
 
 def test_representations():
     run = start()
+    # Also before the chains begin.
+    assert " of 4000200 draws" in repr(run)
     wait_for_draws(run)
     assert repr(run).startswith("<nutpie run, running: 2 chains, ")
+    assert " of 4000200 draws" in repr(run)
     table = run._repr_html_()
     assert table.startswith("<table><caption>nutpie run, running</caption>")
     assert table.count("<tr>") == 4  # the heading, two chains, and all together

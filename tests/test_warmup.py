@@ -325,6 +325,7 @@ def test_a_bad_metric_extends_the_warmup():
     lengths_agree(result, tune)
     assert check["check_extended"].values.tolist() == [True] * (len(check["check_draws"]) - 1) + [False]
     assert all(c.finished_draws == c.total_draws == tune + 100 for c in calls[-1])
+    assert all(c.total_draws - c.total_tune == 100 and 150 <= c.total_tune <= tune for call in calls for c in call)
     assert all(c.total_tune == tune for c in calls[-1])
     assert f"{tune} draws, extended from 150, " in check.attrs["verdict"]
     # Draws of the extension are not those after it.

@@ -256,7 +256,7 @@ def _verdict(warmup: _Warmup, plan: Plan) -> str:
 
 def _number(value: float) -> str:
     """Write a number with two digits."""
-    return f"{value:.2g}" if not 100 <= value < 1e6 else f"{float(f'{value:.2g}'):,.0f}"
+    return f"{value:.2g}" if not 99.5 <= value < 1e6 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def _shape(metrics: Sequence[Metric]) -> str:

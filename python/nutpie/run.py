@@ -81,7 +81,7 @@ class _Job:
         return self.seconds or time.perf_counter() - self.began
 
     def progress(self) -> list[ChainProgress]:
-        return [ChainProgress.from_core(values, self.plan.draws) for values in self.control.progress()]
+        return [ChainProgress.from_core(values, self.plan.tune, self.plan.draws) for values in self.control.progress()]
 
     def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
         """Show the progress until the end of the run; for one thread, that of the user or one of its own."""

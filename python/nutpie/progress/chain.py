@@ -57,8 +57,9 @@ class ChainProgress:
         return self.latest_num_steps
 
     @classmethod
-    def from_core(cls, values: Mapping[str, Any], draws: int) -> ChainProgress:
-        """Take what `nutpie._lib.Control.progress` says of a chain that makes so many draws after its warm-up."""
-        tune = values["tune"]
+    def from_core(cls, values: Mapping[str, Any], tune: int, draws: int) -> ChainProgress:
+        """Take what `nutpie._lib.Control.progress` says of a chain that was planned to make so many draws."""
+        # A chain that has not begun does not know its plan.
+        tune = values["tune"] or tune
         others = {name: v for name, v in values.items() if name != "tune"}
         return cls(total_draws=tune + draws, total_tune=tune, **others)
