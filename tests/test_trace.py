@@ -8,7 +8,7 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
-from results import group_names, make_result
+from results import group_names, groups, make_result
 
 import nutpie
 
@@ -38,6 +38,36 @@ DTYPES = {
 }
 
 
+#: Dimensions and dtypes of the variables of groups about the warm-up.
+WARMUP = {
+    "mass_matrix": {
+        "stds": (("chain", "unconstrained_parameter"), "f8"),
+        "eigvals": (("chain", "eigenvalue"), "f8"),
+        "eigvecs": (("chain", "eigenvalue", "unconstrained_parameter"), "f8"),
+        "rank": (("chain",), "i8"),
+        "center": (("chain", "unconstrained_parameter"), "f8"),
+    },
+    "adaptation": {
+        "warmup_draws": (("chain",), "i8"),
+        "warmup_gradients": (("chain",), "i8"),
+        "lagging": (("chain",), "?"),
+        "shares_metric": (("chain",), "?"),
+        "condition_number": (("chain",), "f8"),
+        "condition_number_left": (("chain",), "f8"),
+        "check_chain": (("check",), "i8"),
+        "check_draws": (("check",), "i8"),
+        "check_top_eigenvalue": (("check",), "f8"),
+        "check_extended": (("check",), "?"),
+        "change_chain": (("change",), "i8"),
+        "change_draw": (("change",), "i8"),
+        "change_reason": (("change",), "U"),
+        "change_points": (("change",), "i8"),
+        "change_eigvals": (("change", "eigenvalue"), "f8"),
+        "change_stds": (("change", "unconstrained_parameter"), "f8"),
+    },
+}
+
+
 @pytest.fixture
 def idata(model):
     return nutpie.sample(model, draws=60, tune=40, chains=2, seed=1, target_accept=0.85, progress_bar=False)
@@ -52,6 +82,18 @@ def test_statistics_have_the_names_and_types_that_users_rely_on(idata):
         for values in group.values():
             assert values.dims == ("chain", "draw")
             assert values.attrs["description"]
+
+
+@pytest.mark.parametrize("group", WARMUP)
+def test_the_warmup_has_the_names_and_types_that_users_rely_on(idata, group):
+    found = groups(idata)[group]
+    assert {n: v.dims for n, v in found.items()} == {n: dims for n, (dims, _) in WARMUP[group].items()}
+    for name, (_, dtype) in WARMUP[group].items():
+        assert found[name].dtype.kind == np.dtype(dtype).kind, name
+        assert dtype == "U" or found[name].dtype == np.dtype(dtype), name
+    assert {"mass_matrix": {"description"}, "adaptation": {"fits", "rejected_fits", "skipped_fits", "verdict"}}[
+        group
+    ] <= set(found.attrs)
 
 
 def test_statistics_are_what_their_names_say(idata):

@@ -263,18 +263,16 @@ def test_no_groups_before_the_end():
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"store_mass_matrix": True},
         {"adaptation": "diag", "tune": 40},
         {"tune": 0},
-        {"pool": False, "store_mass_matrix": True},
+        {"pool": False},
         {"save_warmup": False},
     ],
     ids=str,
 )
 def test_files_keep_it(covariance, options, tmp_path):
-    before = sample(
-        GaussianModel(covariance), store_mass_matrix=True, **{k: v for k, v in options.items() if k[0] != "s"}
-    )
+    before = sample(GaussianModel(covariance), **options)
     before.to_netcdf(str(tmp_path / "run.nc"))
     after = groups(az.from_netcdf(str(tmp_path / "run.nc")))
     stores = [after]
