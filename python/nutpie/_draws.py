@@ -86,7 +86,7 @@ class ChainDraws:
     def from_core(cls, chain: int, start: np.ndarray, trace: dict[str, Any]) -> ChainDraws:
         """Take the arrays out of what `nutpie._lib.sample` gives for a chain."""
         n_dim = len(start)
-        columns = (n_dim, len(_lib.statistics()), n_dim, n_dim)
+        columns = (n_dim, _lib.N_STATISTICS, n_dim, n_dim)
         blocks, parts = [], trace.pop("blocks")
         # One by one out of the list, so that nothing else refers to the arrays.
         for draws, arrays in (parts.pop(0) for _ in range(len(parts))):

@@ -140,15 +140,15 @@ def _unconstrained_source(model: CompiledModel) -> Source:
 
 def _statistics_source(model: CompiledModel, plan: Plan) -> Source:
     statistics = _lib.statistics()
-    variables = [Variable(name, (), np.dtype(dtype)) for name, dtype, _ in statistics]
-    descriptions = {name: doc for name, _, doc in statistics}
+    variables = [Variable(name, (), np.dtype(dtype)) for name, dtype, _, _ in statistics]
+    descriptions = {name: doc for name, _, doc, _ in statistics}
     for kept, (name, _, doc) in VECTOR_STATISTICS.items():
         if plan.keep.get(kept):
             variables.append(Variable(name, (model.n_dim,), np.dtype(np.float64), (PARAMETER,)))
             descriptions[name] = doc
 
     def values(block: Block) -> dict[str, np.ndarray]:
-        found = {name: block.stats[:, column] for column, (name, _, _) in enumerate(statistics)}
+        found = {name: block.stats[:, column] for name, _, _, column in statistics}
         return found | {name: getattr(block, field) for name, field, _ in VECTOR_STATISTICS.values()}
 
     return Source("sample_stats", variables, values, descriptions=descriptions, aliases=ALIASES, copied=True)

@@ -13,7 +13,7 @@ use crate::device::{Device, Moments, Phase, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::Batch;
-use crate::kernel::nuts::{Nuts, Outcome};
+use crate::kernel::{Kind, Outcome};
 use crate::metric::Metric;
 use crate::settings::Settings;
 use crate::trace::Store;
@@ -101,7 +101,7 @@ impl Block {
             arrays,
             chains,
             pools: vec![Pool::default(); pools],
-            batch: Batch::new(n, n * Nuts::spans(&settings.nuts)),
+            batch: Batch::new(n, n * Kind::Nuts.spans(settings)),
             active: Vec::with_capacity(n),
             refreshes: Vec::with_capacity(n),
             refreshed: Vec::with_capacity(n),

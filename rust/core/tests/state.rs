@@ -13,6 +13,7 @@ use nutpie_core::chain::{ChainState, DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
 use nutpie_core::device::Cpu;
 use nutpie_core::error::Error;
+use nutpie_core::kernel::Kind;
 use nutpie_core::run::{Control, Output, Run};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::Keep;
@@ -256,7 +257,7 @@ fn draws_know_how_long_they_took() {
     let begin = Instant::now();
     let output = run_of(&settings, &starts, 1, &density).execute(&Control::new(1));
     let passed = begin.elapsed().as_secs_f64();
-    let column = |name| statistics().position(|s| s.name == name).unwrap();
+    let column = |name| statistics(Kind::Nuts).find(|(_, s)| s.name == name).unwrap().0;
     let (seconds, steps) = (column(DURATION), column("n_steps"));
     let stats = output.chains[0].flat(|block| &block.stats);
     for draw in stats.chunks(N_STATISTICS) {

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("ABI_VERSION", nutpie_core::density::ABI_VERSION)?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("N_STATISTICS", nutpie_core::chain::N_STATISTICS)?;
     m.add_class::<run::Control>()?;
     m.add_function(wrap_pyfunction!(run::sample, m)?)?;
     m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;

@@ -2,9 +2,11 @@
 
 use nutpie_core::adapt::Scheme;
 use nutpie_core::chain;
+use nutpie_core::kernel::Kind as Kernel;
 use nutpie_core::settings::{Settings, Value};
 use nutpie_core::trace::Kind;
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 type Declared = (&'static str, Py<PyAny>, f64, f64, &'static str);
@@ -30,14 +32,18 @@ pub fn adaptations() -> Vec<(&'static str, u64, &'static str)> {
     Scheme::ALL.iter().map(|info| (info.name, info.tune, info.doc)).collect()
 }
 
-/// (name, numpy dtype, documentation) of each statistic.
+/// (name, numpy dtype, documentation, column) of each statistic of draws by a kernel.
 #[pyfunction]
-pub fn statistics() -> Vec<(&'static str, &'static str, &'static str)> {
+#[pyo3(signature = (kernel = "nuts"))]
+pub fn statistics(kernel: &str) -> PyResult<Vec<(&'static str, &'static str, &'static str, usize)>> {
+    let Some(found) = Kernel::ALL.iter().find(|found| found.name() == kernel) else {
+        return Err(PyValueError::new_err(format!("there is no kernel {kernel:?}")));
+    };
     let dtype = |kind| match kind {
         Kind::Float => "float64",
         Kind::Int => "int64",
         Kind::UInt => "uint64",
         Kind::Bool => "bool",
     };
-    chain::statistics().map(|s| (s.name, dtype(s.kind), s.doc)).collect()
+    Ok(chain::statistics(*found).map(|(at, s)| (s.name, dtype(s.kind), s.doc, at)).collect())
 }

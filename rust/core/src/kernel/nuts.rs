@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Diverged;
 use crate::device::Span;
 use crate::integrate::{Arrival, Batch, Request};
 use crate::rng::Stream;
@@ -84,8 +85,8 @@ pub struct Outcome {
     pub n_steps: u64,
     /// Whether a step diverged.
     pub diverging: bool,
-    /// The slots where the step that diverged started and ended, and the energy there.
-    pub divergence: Option<(Slot, Slot, f64)>,
+    /// That step, if one did.
+    pub divergence: Option<Diverged>,
 }
 
 impl Outcome {
@@ -160,6 +161,20 @@ impl Outcome {
             self.n_steps as f64,
             flag(self.diverging),
         ]
+    }
+}
+
+impl From<Outcome> for super::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        super::Outcome {
+            slot: outcome.slot,
+            logp: outcome.logp,
+            index: outcome.index,
+            accept: [outcome.accept, outcome.accept_sym],
+            n_steps: outcome.n_steps,
+            divergence: outcome.divergence,
+            statistics: super::padded(&outcome.values()),
+        }
     }
 }
 
@@ -309,6 +324,12 @@ impl Nuts {
         self.tree.end().is_some()
     }
 
+    /// Slot and log density of the draw of a complete transition.
+    pub fn position(&self) -> (Slot, f64) {
+        let slot = self.tree.proposal();
+        (slot, self.points[slot].logp)
+    }
+
     /// The statistics of a complete transition.
     pub fn outcome(&self) -> Outcome {
         let slot = self.tree.proposal();
@@ -328,7 +349,12 @@ impl Nuts {
             accept_sym: self.sum_accept_sym / steps,
             n_steps: self.n_steps,
             diverging,
-            divergence: diverging.then_some((self.from, self.to, self.energy)),
+            divergence: diverging.then_some(Diverged {
+                from: self.from,
+                to: self.to,
+                energy: self.energy,
+                energy_error: self.energy - self.start_energy,
+            }),
         }
     }
 }

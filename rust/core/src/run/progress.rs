@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::kernel::nuts::Outcome;
+use crate::kernel::Outcome;
 
 /// Progress of one chain, written by its thread.
 #[derive(Default)]
@@ -73,7 +73,7 @@ impl Progress {
     /// The chain finished a draw.
     pub fn draw(&self, outcome: &Outcome, step_size: f64, tuning: bool) {
         let index = self.draws.fetch_add(1, Relaxed);
-        if outcome.diverging {
+        if outcome.diverging() {
             let mut divergent = self.divergent.lock().unwrap_or_else(PoisonError::into_inner);
             divergent.draws.push(index);
             divergent.after_warmup += u64::from(!tuning);

@@ -5,6 +5,7 @@ use nutpie_core::chain::{DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Failure, HostDensity};
 use nutpie_core::device::Row;
 use nutpie_core::error::Result;
+use nutpie_core::kernel::Kind;
 use nutpie_core::trace::{ChainTrace, Record, Store};
 
 /// Independent normals with standard deviations 1, 2, 3, ... and a little skew in the first coordinate.
@@ -33,7 +34,7 @@ impl HostDensity for Uneven {
 
 /// Take out of the statistics of some draws what differs between equal runs.
 pub fn without_durations(stats: &mut [f64]) {
-    let column = statistics().position(|s| s.name == DURATION).expect("there is one");
+    let column = statistics(Kind::Nuts).find(|(_, s)| s.name == DURATION).expect("there is one").0;
     for draw in stats.chunks_mut(N_STATISTICS) {
         draw[column] = 0.0;
     }

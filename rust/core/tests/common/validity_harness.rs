@@ -10,6 +10,7 @@ use nutpie_core::density::{HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Row};
 use nutpie_core::error::Result;
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
+use nutpie_core::kernel::Kind;
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
@@ -28,7 +29,7 @@ pub struct Draw {
 impl Draw {
     /// The statistic of a name.
     pub fn stat(&self, name: &str) -> f64 {
-        self.stats[statistics().position(|s| s.name == name).expect("a statistic of this name")]
+        self.stats[statistics(Kind::Nuts).find(|(_, s)| s.name == name).expect("a statistic of this name").0]
     }
 }
 

@@ -1,9 +1,15 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
+mod descend;
+mod state;
+mod statistics;
+mod warmup;
+
+pub use state::ChainState;
+pub use statistics::{DURATION, N_STATISTICS, statistics};
+
 use std::sync::Arc;
 use std::time::Instant;
-
-use serde::{Deserialize, Serialize};
 
 use crate::adapt::descent::Descent;
 use crate::adapt::member::Member;
@@ -11,14 +17,14 @@ use crate::adapt::step_size::{Found, StepSearch};
 use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
 use crate::device::{Device, Metrics, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
-use crate::estimator::fisher_diag::{FisherDiag, FisherDiagState};
+use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Arrival, Batch, Request};
-use crate::kernel::nuts::{Nuts, Outcome};
+use crate::kernel::{Begin, Kernel, Kind, MOST_STATISTICS, Next, Outcome};
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
 use crate::stopwatch::Stopwatch;
-use crate::trace::{Divergence, Kind, Record, Statistic, Store};
+use crate::trace::{Divergence, Record, Store};
 use crate::tree::Slot;
 
 /// What all chains of a block share.
@@ -32,75 +38,6 @@ pub struct Arrays {
     pub metrics: Metrics,
     /// Moments, two rows for each chain.
     pub moments: Moments,
-}
-
-/// The statistics that a chain adds to its kernel's.
-const CHAIN_STATISTICS: &[Statistic] = &[
-    Statistic { name: "step_size", kind: Kind::Float, doc: "Step size of the draw, jitter included." },
-    Statistic { name: "step_size_bar", kind: Kind::Float, doc: "Averaged step size of the adaptation." },
-    Statistic { name: "tuning", kind: Kind::Bool, doc: "Whether the draw belongs to the warm-up." },
-    Statistic {
-        name: "fisher_distance",
-        kind: Kind::Float,
-        doc: "Squared length of y + grad, y the draw and grad the gradient in coordinates in which the estimated posterior is \
-              a standard normal distribution. For a normal posterior and a perfect metric it is 0.",
-    },
-    Statistic {
-        name: "transformation_index",
-        kind: Kind::Int,
-        doc: "How often the inverse mass matrix had changed before the draw.",
-    },
-    Statistic {
-        name: "num_eigenvalues",
-        kind: Kind::UInt,
-        doc: "Number of eigenvectors of the inverse mass matrix.",
-    },
-    Statistic {
-        name: DURATION,
-        kind: Kind::Float,
-        doc: "Seconds that the draw took, by the clock on the wall. Draws of microseconds are timed a few at once. It \
-              differs between runs with the same seed.",
-    },
-];
-
-/// Name of the only statistic that is not reproducible.
-pub const DURATION: &str = "process_time_diff";
-
-/// All statistics of a draw, in the order of [`Record::stats`].
-pub fn statistics() -> impl Iterator<Item = &'static Statistic> {
-    Outcome::STATISTICS.iter().chain(CHAIN_STATISTICS)
-}
-
-/// Number of statistics of a draw.
-pub const N_STATISTICS: usize = Outcome::STATISTICS.len() + CHAIN_STATISTICS.len();
-
-/// Everything that a chain needs to go on, between two draws.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ChainState {
-    /// Settings of the run.
-    pub settings: Settings,
-    /// Index of the chain.
-    pub chain: u64,
-    /// Index of the next draw, warm-up included. Random numbers are addressed by it, so it is the state of the generator.
-    pub draw: u64,
-    /// Gradients taken so far.
-    pub n_gradients: u64,
-    /// How often the metric was replaced.
-    pub metric_changes: u64,
-    /// Position.
-    pub x: Vec<f64>,
-    /// Gradient of the log density there.
-    pub g: Vec<f64>,
-    /// Log density there.
-    pub logp: f64,
-    /// The metric in force.
-    pub metric: Metric,
-    /// Its diagonal as the device has it: what `metric` says of it may differ in the last bit.
-    pub inv_mass: Vec<f64>,
-    /// Moments of draws and gradients.
-    pub moments: FisherDiagState,
-    /// Step size, schedule and what else the warm-up knows.
-    pub adaptation: Adaptation,
 }
 
 enum Task {
@@ -127,7 +64,7 @@ pub struct Chain {
     logp: f64,
     start_energy: f64,
     step: f64,
-    kernel: Nuts,
+    kernel: Kernel,
     adaptation: Adaptation,
     moments: FisherDiag,
     reservoir: Option<Reservoir>,
@@ -148,7 +85,7 @@ impl Chain {
     /// Rows of the points that a chain needs.
     pub fn rows(settings: &Settings) -> usize {
         // A search for a step size wants one point beside the current one. The last row is for a recycled point.
-        Nuts::slots(&settings.nuts).max(2) + 1
+        Kind::Nuts.slots(settings).max(2) + 1
     }
 
     /// A chain that has no point yet, the `index`-th of its block and one of `pooled` that warm up together.
@@ -164,7 +101,7 @@ impl Chain {
             logp: f64::NAN,
             start_energy: f64::NAN,
             step: f64::NAN,
-            kernel: Nuts::new(&settings.nuts, Stream::new(key, Purpose::Trajectory)),
+            kernel: Kernel::new(Kind::Nuts, settings, Stream::new(key, Purpose::Trajectory)),
             adaptation: Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt),
             moments: FisherDiag::new(arrays.moments, index),
             reservoir: None,
@@ -338,7 +275,8 @@ impl Chain {
         self.step = self.adaptation.step_size(tuning, jitter);
         let stream = Stream::new(self.key(), Purpose::Trajectory);
         let max_depth = if tuning { self.adaptation.max_depth(self.draw) } else { None };
-        self.kernel.begin(self.current, self.logp, kinetic, self.step, max_depth, stream);
+        let Chain { current: slot, logp, step, .. } = *self;
+        self.kernel.begin(Begin { slot, logp, kinetic, step, max_depth, stream });
         let recycles = tuning && self.adaptation.recycles(self.draw);
         self.reservoir = recycles.then(|| Reservoir::new(self.key()));
         self.task = Task::Transition;
@@ -399,86 +337,19 @@ impl Chain {
                 Ok(None)
             }
             Task::Transition => {
-                let complete = self.kernel.absorb(arrival);
+                let next = self.kernel.absorb(arrival);
                 self.recycle(dev, arrays)?;
-                if complete { self.finish_draw(dev, arrays, store).map(Some) } else { Ok(None) }
+                match next {
+                    Next::Step => Ok(None),
+                    Next::Refresh => {
+                        (self.current, self.logp) = self.kernel.position();
+                        self.task = Task::Refresh;
+                        Ok(None)
+                    }
+                    Next::Draw => self.finish_draw(dev, arrays, store).map(Some),
+                }
             }
             _ => Ok(None),
-        }
-    }
-
-    /// Leave a bad start: write the next position to try, or begin to sample.
-    fn go_down(&mut self, descent: Descent, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
-        if descent.is_over() {
-            return self.begin(dev, arrays);
-        }
-        self.read_points(dev, arrays, 0, self.current_row())?;
-        let [x, g, ..] = &mut self.host;
-        descent.shift(x, g);
-        dev.write(Row { buf: arrays.phase.x, index: self.row + usize::from(self.current == 0) }, x)?;
-        self.task = Task::Descent(descent);
-        Ok(())
-    }
-
-    /// Take in the log density of the position that was tried.
-    fn descend(&mut self, logp: f64, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
-        let Task::Descent(mut descent) = std::mem::replace(&mut self.task, Task::Done) else { return Ok(()) };
-        let tried = self.row + self.spare_slot();
-        self.read_points(dev, arrays, 0, tried)?;
-        if descent.update(logp - self.logp, &self.host[1]) {
-            (self.current, self.logp) = (self.spare_slot(), logp);
-        }
-        self.go_down(descent, dev, arrays)
-    }
-
-    /// Perhaps keep the latest point of the trajectory, whether it becomes the draw or not.
-    fn recycle(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
-        let Some(reservoir) = &mut self.reservoir else { return Ok(()) };
-        let (slot, index, energy_error) = self.kernel.latest();
-        if reservoir.offer(index, energy_error) {
-            for buf in [arrays.phase.x, arrays.phase.g] {
-                let row = |index| Row { buf, index };
-                dev.copy(row(self.row + slot), row(self.row + Self::rows(&self.settings) - 1), arrays.dim)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Tell the adaptation of a warm-up draw.
-    fn adapt(&mut self, outcome: &Outcome, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
-        let row = self.current_row();
-        let wants = self.adaptation.wants_point(self.draw);
-        let chosen = self.reservoir.take().and_then(|reservoir| reservoir.chosen());
-        let recycled = chosen.is_some_and(|index| index != outcome.index);
-        if wants {
-            self.read_points(dev, arrays, 0, row)?;
-        }
-        if recycled {
-            self.read_points(dev, arrays, 1, self.row + Self::rows(&self.settings) - 1)?;
-        }
-        let Chain { adaptation, moments, host: [x, g, x_other, g_other], .. } = self;
-        let draw = Draw {
-            index: self.draw,
-            logp: outcome.logp,
-            accept: [outcome.accept, outcome.accept_sym],
-            n_steps: outcome.n_steps,
-            distance: outcome.index.unsigned_abs(),
-            diverging: outcome.diverging,
-            point: wants.then_some([x, g]),
-            recycled: recycled.then_some([x_other, g_other]),
-        };
-        let seen = Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments };
-        if let Some(metric) = adaptation.observe(seen)? {
-            self.use_metric(&metric, dev, arrays);
-        }
-        Ok(())
-    }
-
-    /// Use another metric from the next draw on; the one in force stays if the device cannot use it.
-    fn use_metric(&mut self, metric: &Arc<Metric>, dev: &mut dyn Device, arrays: &Arrays) {
-        match dev.set_metric(&arrays.metrics, self.index, metric) {
-            Ok(()) => (self.metric_changes, self.rank) = (self.metric_changes + 1, metric.rank()),
-            Err(_) => self.refused_metrics += 1,
         }
     }
 
@@ -514,8 +385,8 @@ impl Chain {
             self.adapt(&outcome, dev, arrays)?;
         }
         let mut stats = [0.0; N_STATISTICS];
-        let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
-        kernel.copy_from_slice(&outcome.values());
+        let (kernel, own) = stats.split_at_mut(MOST_STATISTICS);
+        kernel.copy_from_slice(&outcome.statistics);
         let seconds = self.watch.lap(outcome.n_steps, Instant::now);
         own.copy_from_slice(&[
             self.step,
@@ -526,11 +397,11 @@ impl Chain {
             rank,
             seconds,
         ]);
-        let divergence = outcome.divergence.map(|(from, to, energy)| Divergence {
-            from: self.row + from,
-            to: self.row + to,
-            energy,
-            energy_error: energy - self.start_energy,
+        let divergence = outcome.divergence.map(|found| Divergence {
+            from: self.row + found.from,
+            to: self.row + found.to,
+            energy: found.energy,
+            energy_error: found.energy_error,
         });
         let record = Record {
             chain: self.id,
@@ -550,62 +421,5 @@ impl Chain {
         self.draw += 1;
         self.next_task();
         Ok(outcome)
-    }
-
-    /// The state between two draws; `None` in the middle of one.
-    pub fn save(&self, dev: &dyn Device, arrays: &Arrays) -> Result<Option<ChainState>> {
-        if !matches!(self.task, Task::Refresh | Task::Waiting | Task::Done) {
-            return Ok(None);
-        }
-        let read = |buf, index| -> Result<Vec<f64>> {
-            let mut host = vec![0.0; arrays.dim];
-            dev.read(Row { buf, index }, &mut host)?;
-            Ok(host)
-        };
-        Ok(Some(ChainState {
-            settings: self.settings.clone(),
-            chain: self.id,
-            draw: self.draw,
-            n_gradients: self.n_gradients,
-            metric_changes: self.metric_changes,
-            x: read(arrays.phase.x, self.current_row())?,
-            g: read(arrays.phase.g, self.current_row())?,
-            logp: self.logp,
-            metric: dev.metric(&arrays.metrics, self.index)?,
-            inv_mass: read(arrays.metrics.inv_mass, self.index)?,
-            moments: self.moments.save(dev, arrays.dim)?,
-            adaptation: self.adaptation.clone(),
-        }))
-    }
-
-    /// Go on from a state. More draws than before may be asked for.
-    pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
-        for (what, length) in [("x", state.x.len()), ("g", state.g.len()), ("metric", state.inv_mass.len())] {
-            if length != arrays.dim {
-                return Err(Error::State(format!(
-                    "its {what} has {length} parameters, the density {}",
-                    arrays.dim
-                )));
-            }
-        }
-        let Arrays { phase, metrics, .. } = arrays;
-        dev.set_metric(metrics, self.index, &Arc::new(state.metric.clone()))?;
-        let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
-        write(phase.x, self.current_row(), &state.x)?;
-        write(phase.g, self.current_row(), &state.g)?;
-        if state.metric.rank() == 0 {
-            let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
-            write(metrics.inv_mass, self.index, &state.inv_mass)?;
-            write(metrics.mass_sqrt, self.index, &mass_sqrt)?;
-        }
-        self.id = state.chain;
-        self.draw = state.draw;
-        self.n_gradients = state.n_gradients;
-        (self.metric_changes, self.rank) = (state.metric_changes, state.metric.rank());
-        self.logp = state.logp;
-        self.adaptation = state.adaptation.clone();
-        self.moments.load(dev, arrays.dim, &state.moments)?;
-        self.next_task();
-        Ok(())
     }
 }

@@ -1,0 +1,101 @@
+//! What a chain needs to go on, saved and loaded between two draws.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Arrays, Chain, Task};
+use crate::adapt::Adaptation;
+use crate::device::{Device, Row};
+use crate::error::{Error, Result};
+use crate::estimator::fisher_diag::FisherDiagState;
+use crate::metric::Metric;
+use crate::settings::Settings;
+
+/// Everything that a chain needs to go on, between two draws.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChainState {
+    /// Settings of the run.
+    pub settings: Settings,
+    /// Index of the chain.
+    pub chain: u64,
+    /// Index of the next draw, warm-up included. Random numbers are addressed by it, so it is the state of the generator.
+    pub draw: u64,
+    /// Gradients taken so far.
+    pub n_gradients: u64,
+    /// How often the metric was replaced.
+    pub metric_changes: u64,
+    /// Position.
+    pub x: Vec<f64>,
+    /// Gradient of the log density there.
+    pub g: Vec<f64>,
+    /// Log density there.
+    pub logp: f64,
+    /// The metric in force.
+    pub metric: Metric,
+    /// Its diagonal as the device has it: what `metric` says of it may differ in the last bit.
+    pub inv_mass: Vec<f64>,
+    /// Moments of draws and gradients.
+    pub moments: FisherDiagState,
+    /// Step size, schedule and what else the warm-up knows.
+    pub adaptation: Adaptation,
+}
+
+impl Chain {
+    /// The state between two draws; `None` in the middle of one.
+    pub fn save(&self, dev: &dyn Device, arrays: &Arrays) -> Result<Option<ChainState>> {
+        if !matches!(self.task, Task::Refresh | Task::Waiting | Task::Done) {
+            return Ok(None);
+        }
+        let read = |buf, index| -> Result<Vec<f64>> {
+            let mut host = vec![0.0; arrays.dim];
+            dev.read(Row { buf, index }, &mut host)?;
+            Ok(host)
+        };
+        Ok(Some(ChainState {
+            settings: self.settings.clone(),
+            chain: self.id,
+            draw: self.draw,
+            n_gradients: self.n_gradients,
+            metric_changes: self.metric_changes,
+            x: read(arrays.phase.x, self.current_row())?,
+            g: read(arrays.phase.g, self.current_row())?,
+            logp: self.logp,
+            metric: dev.metric(&arrays.metrics, self.index)?,
+            inv_mass: read(arrays.metrics.inv_mass, self.index)?,
+            moments: self.moments.save(dev, arrays.dim)?,
+            adaptation: self.adaptation.clone(),
+        }))
+    }
+
+    /// Go on from a state. More draws than before may be asked for.
+    pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
+        for (what, length) in [("x", state.x.len()), ("g", state.g.len()), ("metric", state.inv_mass.len())] {
+            if length != arrays.dim {
+                return Err(Error::State(format!(
+                    "its {what} has {length} parameters, the density {}",
+                    arrays.dim
+                )));
+            }
+        }
+        let Arrays { phase, metrics, .. } = arrays;
+        dev.set_metric(metrics, self.index, &Arc::new(state.metric.clone()))?;
+        let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
+        write(phase.x, self.current_row(), &state.x)?;
+        write(phase.g, self.current_row(), &state.g)?;
+        if state.metric.rank() == 0 {
+            let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
+            write(metrics.inv_mass, self.index, &state.inv_mass)?;
+            write(metrics.mass_sqrt, self.index, &mass_sqrt)?;
+        }
+        self.id = state.chain;
+        self.draw = state.draw;
+        self.n_gradients = state.n_gradients;
+        (self.metric_changes, self.rank) = (state.metric_changes, state.metric.rank());
+        self.logp = state.logp;
+        self.adaptation = state.adaptation.clone();
+        self.moments.load(dev, arrays.dim, &state.moments)?;
+        self.next_task();
+        Ok(())
+    }
+}
