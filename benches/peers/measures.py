@@ -58,6 +58,13 @@ def bulk_ess(draws):
     return ess(normal_ranks(split(draws)))
 
 
+def tail_ess(draws):
+    """The smaller one of the effective sample sizes of the 5 % and the 95 % quantile."""
+    halves = split(draws)
+    limits = np.quantile(draws, (0.05, 0.95), axis=(0, 1))
+    return np.minimum(*(ess((halves <= limit).astype(float)) for limit in limits))
+
+
 def mean_error(draws):
     """Monte-Carlo standard error of the mean."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -85,7 +92,7 @@ def _rank_rhat(halves, ranks):
 
 
 def score(draws):
-    """What a run is judged by: bulk ESS of the parameters and of their squares about the mean, and R-hat."""
+    """What a run is judged by: bulk and tail ESS of the parameters, bulk ESS of their squares about the mean, and R-hat."""
     halves = split(draws)
     ranks = normal_ranks(halves)
     found = ess(ranks)
@@ -93,6 +100,7 @@ def score(draws):
     return {
         "ess_min": float(found.min()),
         "ess_mean": float(found.mean()),
+        "ess_tail_min": float(tail_ess(draws).min()),
         "ess_square_min": float(bulk_ess(squares).min()),
         "rhat_max": float(_rank_rhat(halves, ranks).max()),
         "worst": int(found.argmin()),

@@ -39,7 +39,7 @@ class Problem:
     Parameters
     ----------
     kind
-        ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"energy"``,
+        ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"rejections"``, ``"energy"``,
         ``"depth"``, ``"lagging"``, ``"metric"``, ``"rejected_fits"``, ``"few_draws"``, ``"one_chain"`` or
         ``"incomplete"``.
     severity
@@ -130,6 +130,17 @@ class Case:
     def parameters(self, indices: np.ndarray) -> np.ndarray:
         """Return those of the indices that are parameters and not the log density."""
         return indices[self.rows[indices] != LOG_DENSITY]
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel that made the draws."""
+        return str(self.run.settings.get("kernel", "nuts"))
+
+    @property
+    def target(self) -> tuple[str, float]:
+        """The setting that says how small the steps of the draws are: its name and its value."""
+        name, default = ("target_accept", 0.8) if self.kernel == "nuts" else (f"{self.kernel}_target_accept", 0.9)
+        return name, self.setting(name, default)
 
     def setting(self, name: str, default: float = math.nan) -> float:
         """Return a setting of the run."""

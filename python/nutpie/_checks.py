@@ -29,6 +29,9 @@ CLOSER_LOOK = 20
 #: Draws of a chain below which R-hat, effective sample size and E-BFMI say little.
 FEW_DRAWS = 100
 
+#: Rejections in a row that are too many, of a kernel that accepts nine of ten transitions.
+MANY_REJECTIONS = 20
+
 #: R-hat above this is an error.
 BAD_R_HAT = 1.1
 
@@ -41,7 +44,7 @@ def find_problems(case: Case) -> list[Problem]:
     problems = [*_incomplete(case), *_few_draws(case)]
     if case.draws:
         motionless, still = _stuck(case)
-        problems += [*_not_finite(case), *motionless, *_divergences(case), *_depth(case)]
+        problems += [*_not_finite(case), *motionless, *_divergences(case), *_rejections(case), *_depth(case)]
         if case.draws >= 4:
             problems += [*_disagreement(case, still), *_r_hat(case), *_ess(case), *_energy(case)]
         trouble = any(p.kind in ("stuck", "disagreement", "r_hat", "ess") and p.severity != "note" for p in problems)
@@ -124,7 +127,7 @@ def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
         name = f"Chain {case.run.chains[chain]}"
         advice = (
             "It cannot leave a narrow region: take smaller steps, "
-            f"target_accept={max(0.95, case.setting('target_accept', 0.8))}, or reparametrise."
+            f"{case.target[0]}={max(0.95, case.target[1])}, or reparametrise."
             if began_well
             else f"Do not use it; give it another start (seed= or init=) and a longer warm-up, tune={longer(case)}."
         )
@@ -138,7 +141,7 @@ def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
             found(chain, f"stood still for {length} draws from draw {first} on", began_well=True)
     acceptance = case.run.stats.get("acceptance")
     if acceptance is not None and case.draws >= FEW_DRAWS:
-        least = min(0.2, case.setting("target_accept", 0.8) / 2)
+        least = min(0.2, case.target[1] / 2)
         for chain, mean in enumerate(acceptance.mean(axis=1)):
             if mean < least:
                 found(chain, f"hardly moves: its mean acceptance is {mean:.2g}")
@@ -350,10 +353,10 @@ def _divergences(case: Case) -> list[Problem]:
     if len(by_chain) > 2 and kept >= 10 and by_chain.max() >= 0.8 * kept:
         message += f", {by_chain.max() / kept:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
     place, name = _where_divergences_are(case, diverging) if kept >= 5 else ("", "")
-    target = case.setting("target_accept", 0.8)
+    name_of_target, target = case.target
     steps = [t for t in (0.95, 0.99) if t > target]
     if steps and number / total < 0.2:
-        advice = f"Take smaller steps, target_accept={steps[0]}; if some remain, reparametrise"
+        advice = f"Take smaller steps, {name_of_target}={steps[0]}; if some remain, reparametrise"
         advice += f" {name}." if name else " (non-centred hierarchies), or tighten priors."
     else:
         advice = f"Smaller steps will hardly help: reparametrise {name or 'the model'}, or tighten its priors."
@@ -384,6 +387,26 @@ def _where_divergences_are(case: Case, diverging: np.ndarray) -> tuple[str, str]
     if best and best_position > 0.8:
         return f", half of them where {best} is above its {min(best_position, 0.999):.1%} quantile", best
     return "", ""
+
+
+def _rejections(case: Case) -> list[Problem]:
+    """Chains that rejected many transitions in a row: they were in a place that is too narrow for their steps."""
+    rejections = case.run.stats.get("rejections")
+    if rejections is None:
+        return []
+    longest = rejections.max(axis=1)
+    bad = np.flatnonzero(longest > MANY_REJECTIONS)
+    if not len(bad):
+        return []
+    worst = int(longest[bad].max())
+    message = (
+        f"{_chains(case, bad).capitalize()} rejected up to {worst} transitions in a row (more than {MANY_REJECTIONS})."
+    )
+    advice = (
+        "The posterior is much narrower in some places than in others, and the draws may lack the narrow ones: "
+        "reparametrise (non-centred hierarchies), and compare with sampler='nuts'."
+    )
+    return [Problem("rejections", "warning", message, advice, tuple(f"chain {case.run.chains[int(c)]}" for c in bad))]
 
 
 def _depth(case: Case) -> list[Problem]:

@@ -66,6 +66,8 @@ class ChainDraws:
         they were not kept.
     tune
         Draws of the warm-up, kept or not.
+    kernel
+        Name of the kernel that made the draws after the warm-up.
     made
         Draws that the chain has made, warm-up included, kept or not.
     report
@@ -80,6 +82,7 @@ class ChainDraws:
     divergences: Sequence[tuple[int, bool, float, float, Sequence[np.ndarray]]] = ()
     tune: int = 0
     made: int = 0
+    kernel: str = "nuts"
     report: Mapping[str, Any] | None = None
 
     @classmethod
@@ -103,6 +106,7 @@ class ChainDraws:
             trace["divergences"],
             tune=trace["tune"],
             made=trace["made"],
+            kernel=trace["kernel"],
             report=trace.get("warmup_report"),
         )
 

@@ -27,6 +27,7 @@ STATISTICS = {
     "index": ("index_in_trajectory",),
     "logp": ("logp", "lp"),
     "n_steps": ("n_steps",),
+    "rejections": ("rejection_run",),
     "step_size": ("step_size",),
     "mean_step_size": ("step_size_bar",),
 }
@@ -307,5 +308,6 @@ def _settings(attrs: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {name: setting.default for name, setting in declared().items()}
     # Results of other samplers have none.
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        settings |= json.loads(attrs["inference_library_settings"])["settings"]
+        described = json.loads(attrs["inference_library_settings"])
+        settings |= {"kernel": described.get("kernel", "nuts")} | described["settings"]
     return settings

@@ -40,8 +40,8 @@ class Source:
         What it holds.
     of
         From some draws of a block to an array for each of ``variables``.
-    warmup
-        Whether there is one for the warm-up as well.
+    warmup, sampling
+        Whether there is one for the warm-up, and one for the draws after it.
     descriptions
         Attribute ``description`` by variable.
     aliases
@@ -56,6 +56,7 @@ class Source:
     variables: Sequence[Variable]
     of: Callable[[Block], Mapping[str, np.ndarray]]
     warmup: bool = True
+    sampling: bool = True
     descriptions: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     copied: bool = False
@@ -109,7 +110,7 @@ def draw_groups(
         _Table(source, part)
         for part in _parts(chains, save_warmup=save_warmup)
         for source in sources
-        if source.warmup or not part.prefix
+        if (source.warmup if part.prefix else source.sampling)
     ]
     for chain in chains:
         _fill(tables, chain)

@@ -26,6 +26,10 @@ EIGENVALUE = "eigenvalue"
 SHARED = -1
 
 
+#: What makes the draws, and why, where the core had nothing to choose from.
+NO_CHOICE = ("nuts", "there was no warm-up that could prepare another sampler")
+
+
 class _Check(NamedTuple):
     """A look at the metric at the end of a warm-up."""
 
@@ -62,6 +66,9 @@ class _Warmup:
         self.shares = [bool(r["shares"]) for r in reports]
         self.fits = np.sum([r["fits"] for r in reports] + [shared.get("fits", (0, 0, 0))], axis=0)
         self.checks = [_Check(SHARED, *check) for check in shared.get("checks", ())]
+        self.kernel = next((r["kernel"] for r in reports if r["kernel"] is not None), NO_CHOICE)
+        self.tuned = [r["tuned"] for r in reports]
+        self.tuning = [r["tuning"] for r in reports]
         self.changes: list[_Change] = []
         for chain, report in zip(self.chains, reports, strict=True):
             self.checks += [_Check(chain, *check) for check in report["checks"]]
@@ -165,6 +172,9 @@ def _adaptation_group(names: np.ndarray, warmup: _Warmup, plan: Plan) -> Any:
     variables = _chain_variables(warmup) | _check_variables(warmup.checks) | _change_variables(warmup.changes)
     done, rejected, skipped = (int(n) for n in warmup.fits)
     attrs = {"fits": done, "rejected_fits": rejected, "skipped_fits": skipped, "verdict": _verdict(warmup, plan)}
+    if plan.sampler != "nuts":
+        variables |= _kernel_variables(warmup)
+        attrs |= {"sampler": plan.sampler, "kernel": warmup.kernel[0], "kernel_reason": warmup.kernel[1]}
     coords = {"chain": warmup.chains} | ({PARAMETER: names} if warmup.changes else {})
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
@@ -188,6 +198,21 @@ def _chain_variables(warmup: _Warmup) -> dict[str, Any]:
             "That with this metric, by the last check: the largest variance of late warm-up draws in its coordinates. "
             f"1 is ideal, more than {BAD_EIGENVALUE:g} bad; NaN where it was not checked.",
         ),
+    }
+    return {name: _described(("chain",), values, text) for name, (values, text) in by_chain.items()}
+
+
+def _kernel_variables(warmup: _Warmup) -> dict[str, Any]:
+    if any(tuned is None for tuned in warmup.tuned):
+        return {}
+    length, step, transitions = zip(*warmup.tuned, strict=True)
+    rounds, gradients = zip(*warmup.tuning, strict=True)
+    by_chain = {
+        "kernel_step_size": (step, "Largest step size of the kernel that made the draws."),
+        "kernel_length": (length, "Mean length of its trajectories."),
+        "kernel_transitions": (transitions, "Its transitions for each draw."),
+        "kernel_rounds": (rounds, "Transitions after the warm-up that tuned its step size."),
+        "kernel_gradients": (gradients, "Gradients of these, which ``warmup_gradients`` counts, too."),
     }
     return {name: _described(("chain",), values, text) for name, (values, text) in by_chain.items()}
 

@@ -51,8 +51,13 @@ class Plan:
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
 
-    def describe(self, tune: int) -> dict[str, Any]:
-        """Return the attribute ``inference_library_settings`` of a result with `tune` warm-up draws, before JSON."""
+    def describe(self, tune: int, kernel: str) -> dict[str, Any]:
+        """Return the attribute ``inference_library_settings`` of a result, before JSON.
+
+        It tells of `tune` warm-up draws and of the `kernel` that made the draws after them.
+        """
         counts = {"num_tune": tune, "num_draws": self.draws, "num_chains": self.chains, "seed": self.seed}
         settings = {**counts, "thin": self.keep.get("thin", 1), **self.settings}
-        return {"sampler": self.sampler, "adaptation": self.adaptation, "settings": settings}
+        # What the name of the sampler says already is not said twice.
+        chosen = {} if self.sampler == "nuts" else {"kernel": kernel}
+        return {"sampler": self.sampler, **chosen, "adaptation": self.adaptation, "settings": settings}

@@ -61,6 +61,7 @@ class _Job:
                     self._density.user_data,
                     self._starts,
                     dict(plan.settings),
+                    sampler=plan.sampler,
                     adaptation=plan.adaptation,
                     seed=plan.seed,
                     tune=plan.tune,

@@ -15,7 +15,7 @@ from nutpie.plan import Plan
 from nutpie.progress import Callback, Watcher, make_display
 from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
 from nutpie.run import SamplingRun
-from nutpie.settings import document, resolve
+from nutpie.settings import POOLED, document, resolve
 
 if TYPE_CHECKING:
     from nutpie.models.base import PointwiseDensity
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["sample"]
 
 #: Samplers, and ways to adapt them.
-SAMPLERS = ("nuts",)
+SAMPLERS = tuple(name for name, _, _ in _lib.samplers())
 ADAPTATIONS = {name: tune for name, tune, _ in _lib.adaptations()}
 
 
@@ -56,7 +56,7 @@ def sample(
     check: bool = True,
     **settings: Any,
 ) -> Any:
-    """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
+    """Sample from the posterior distribution of a compiled model, by default with the no-U-turn sampler.
 
     During warm-up the metric is estimated from draws and gradients by the Fisher divergence (Seyboldt, Carlson and
     Carpenter 2025), pooled over chains and with as many eigenvectors as they call for, and the step size by dual
@@ -125,8 +125,17 @@ def sample(
     log_prior : bool, default False
         Whether the result has a group ``log_prior``: for each free variable its log density at each draw after
         warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
-    sampler : {"nuts"}, default "nuts"
-        The sampler.
+    sampler : {"nuts", "mams", "auto"}, default "nuts"
+        What makes the draws after the warm-up, which is done with the no-U-turn sampler always:
+
+        - ``"nuts"``: the no-U-turn sampler.
+        - ``"mams"``: the Metropolis-adjusted microcanonical sampler (Robnik, Cohn-Gordon and Seljak 2025), which for
+          the same gradients tells more of variances and tails. It takes several transitions for each draw, so that a
+          draw costs about what it costs with ``"nuts"``. For models with two parameters or more, a warm-up, and
+          the adaptations ``"auto"``, ``"low_rank"`` and ``"dense"``.
+        - ``"auto"``: ``"mams"`` where the warm-up ended well, with a metric that fits and no chain far below the
+          others, and there are three parameters or more; otherwise ``"nuts"``. The result says which one, and why, in
+          the attributes ``kernel`` and ``kernel_reason`` of its group ``adaptation``.
     adaptation : str, default "auto"
         How the inverse mass matrix is estimated:
 
@@ -183,7 +192,8 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for a setting that has no effect with this ``adaptation``; for ``log_likelihood``
+        For a value out of bounds; for a setting that has no effect with this ``adaptation`` or ``sampler``; for a ``sampler`` that
+        this model or warm-up does not allow; for ``log_likelihood``
         with a model without observed variables; for a start or metric whose names, shapes or values do not fit the
         model; or when no start with a finite log density and gradient is found, naming the variables.
     Exception
@@ -198,7 +208,9 @@ def sample(
     """
     choice("sampler", sampler, SAMPLERS)
     choice("adaptation", adaptation, tuple(ADAPTATIONS))
-    resolved = resolve(settings, adaptation=adaptation, other_keywords=inspect.signature(sample).parameters)
+    resolved = resolve(
+        settings, adaptation=adaptation, sampler=sampler, other_keywords=inspect.signature(sample).parameters
+    )
     planned = ADAPTATIONS[adaptation] if tune is None else tune
     counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
@@ -229,6 +241,7 @@ def sample(
     pointwise: dict[str, PointwiseDensity] = {
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
+    _check_sampler(plan, compiled_model.n_dim)
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
     metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
@@ -244,6 +257,21 @@ def sample(
         check=check,
     )
     return run._wait_here() if blocking else run._in_background()
+
+
+def _check_sampler(plan: Plan, n_dim: int) -> None:
+    """Raise a ValueError if a sampler was asked for that this run cannot have."""
+    if plan.sampler != "mams":
+        return
+    why = ""
+    if plan.adaptation not in POOLED:
+        why = f"adaptation={plan.adaptation!r} does not prepare it; it is for {' or '.join(map(repr, POOLED))}"
+    elif plan.tune == 0:
+        why = "it needs a warm-up, and tune is 0"
+    elif n_dim < 2:
+        why = "it needs two parameters or more, and this model has " + str(n_dim)
+    if why:
+        raise ValueError(f"sampler='mams' is not possible here: {why}. Use sampler='nuts'")
 
 
 def _counts(*, draws: int, tune: int, chains: int, cores: int | None, thin: int) -> dict[str, int]:

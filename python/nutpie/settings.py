@@ -13,7 +13,7 @@ import numpy as np
 
 from nutpie import _lib
 
-__all__ = ["ONLY_WITH", "Setting", "declared", "document", "resolve", "shown_default"]
+__all__ = ["ONLY_WITH", "ONLY_WITH_SAMPLER", "POOLED", "Setting", "declared", "document", "resolve", "shown_default"]
 
 #: Keywords of the older package of this name, of PyMC and of Stan that are something else here, and what to use.
 OTHER_NAMES = {
@@ -54,20 +54,27 @@ OTHER_NAMES = {
     "progress_style": "the display chooses its form; use progress_callback=... for one of your own",
 }
 
-_POOLED = ("auto", "low_rank", "dense")
+#: Adaptations in which chains pool what they know.
+POOLED = ("auto", "low_rank", "dense")
 _WINDOWS = ("diag", "draw_diag", "low_rank_windows")
 
 #: Settings that have no effect but with these adaptations.
 ONLY_WITH = {
-    "pool": _POOLED,
-    "early_maxdepth": _POOLED,
+    "pool": POOLED,
+    "early_maxdepth": POOLED,
     **dict.fromkeys(
         ("early_window_switch_freq", "window_switch_freq", "window_growth", "early_fraction", "final_fraction"),
-        (*_POOLED, *_WINDOWS),
+        (*POOLED, *_WINDOWS),
     ),
     **dict.fromkeys(("mass_matrix_eigval_cutoff", "max_rank"), ("auto", "low_rank", "low_rank_windows")),
     "mass_matrix_gamma": ("low_rank_windows",),
 }
+
+#: Settings that have no effect but with these samplers.
+ONLY_WITH_SAMPLER: dict[str, tuple[str, ...]] = {}
+for _name, _, _own in _lib.samplers():
+    for _setting in _own:
+        ONLY_WITH_SAMPLER[_setting] = (*ONLY_WITH_SAMPLER.get(_setting, ()), _name)
 
 
 class Setting(NamedTuple):
@@ -91,7 +98,7 @@ def declared() -> dict[str, Setting]:
 
 
 def resolve(
-    given: Mapping[str, Any], *, adaptation: str = "", other_keywords: Iterable[str] = ()
+    given: Mapping[str, Any], *, adaptation: str = "", sampler: str = "", other_keywords: Iterable[str] = ()
 ) -> dict[str, int | float]:
     """Check settings that a user gave.
 
@@ -99,8 +106,8 @@ def resolve(
     ----------
     given
         Values by name.
-    adaptation
-        The adaptation that they are for; any by default.
+    adaptation, sampler
+        The adaptation and the sampler that they are for; any by default.
     other_keywords
         Further keywords that the caller knows, to suggest when a name is mistyped.
 
@@ -114,17 +121,18 @@ def resolve(
     TypeError
         For an unknown name, with the nearest one, and for a value that is not a number of the right type.
     ValueError
-        For a value out of bounds, and for a setting that has no effect with this adaptation.
+        For a value out of bounds, and for a setting that has no effect with this adaptation or sampler.
     """
     for name in given:
         if name in OTHER_NAMES:
             raise TypeError(f"sample() has no keyword {name!r}: {OTHER_NAMES[name]}")
     known = declared()
     checked = {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
-    for name in checked:
-        if adaptation not in ("", *ONLY_WITH.get(name, (adaptation,))):
-            wanted = " or ".join(map(repr, ONLY_WITH[name]))
-            raise ValueError(f"{name} has no effect with adaptation={adaptation!r}; it is for {wanted}")
+    for argument, value, only in (("adaptation", adaptation, ONLY_WITH), ("sampler", sampler, ONLY_WITH_SAMPLER)):
+        for name in checked:
+            if value not in ("", *only.get(name, (value,))):
+                wanted = " or ".join(map(repr, only[name]))
+                raise ValueError(f"{name} has no effect with {argument}={value!r}; it is for {wanted}")
     return checked
 
 

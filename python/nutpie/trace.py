@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from nutpie.plan import Plan
 
 __all__ = ["Block", "ChainDraws", "attach", "build_result"]
+
+#: Kernel of the warm-up.
+WARMUP_KERNEL = "nuts"
 
 #: Names under which ArviZ looks for statistics, beside the sampler's own.
 ALIASES = {
@@ -85,7 +89,7 @@ def build_result(
         the unconstrained scale. Values that are missing are NaN.
     """
     save_warmup = bool(plan.keep.get("warmup", True))
-    groups, error = draw_groups(model, chains, _sources(model, plan, pointwise or {}), save_warmup=save_warmup)
+    groups, error = draw_groups(model, chains, _sources(model, chains, plan, pointwise or {}), save_warmup=save_warmup)
     try:
         groups["initial_points"] = _initial_points(model, np.stack([c.start for c in chains]))
     except Exception as found:
@@ -117,9 +121,17 @@ def attach(error: BaseException, result: Any, note: str) -> None:
         error.add_note(f"nutpie: {note}")
 
 
-def _sources(model: CompiledModel, plan: Plan, pointwise: Mapping[str, PointwiseDensity]) -> list[Source]:
+def _sources(
+    model: CompiledModel, chains: Sequence[ChainDraws], plan: Plan, pointwise: Mapping[str, PointwiseDensity]
+) -> list[Source]:
     """List the groups that are computed from draws. A further column of the store is a variable of one of them."""
     unconstrained = _unconstrained_source(model)
+    statistics = [_statistics_source(model, plan, WARMUP_KERNEL)]
+    if (kernel := _kernel(chains)) != WARMUP_KERNEL:
+        statistics = [
+            dataclasses.replace(_statistics_source(model, plan, kernel), warmup=False),
+            dataclasses.replace(statistics[0], sampling=False),
+        ]
     return [
         Source(
             "posterior",
@@ -127,7 +139,7 @@ def _sources(model: CompiledModel, plan: Plan, pointwise: Mapping[str, Pointwise
             lambda block: model.expand(block.positions),
             instead=None if plan.store_unconstrained else unconstrained,
         ),
-        _statistics_source(model, plan),
+        *statistics,
         *(_pointwise_source(group, density) for group, density in pointwise.items()),
         *([unconstrained] if plan.store_unconstrained else []),
     ]
@@ -138,8 +150,13 @@ def _unconstrained_source(model: CompiledModel) -> Source:
     return Source("unconstrained_posterior", variables, lambda b: _split(b.positions, variables), copied=True)
 
 
-def _statistics_source(model: CompiledModel, plan: Plan) -> Source:
-    statistics = _lib.statistics()
+def _kernel(chains: Sequence[ChainDraws]) -> str:
+    """Name the kernel of the draws after the warm-up, which is the same in all chains that have some."""
+    return next((c.kernel for c in chains if c.kernel != WARMUP_KERNEL), WARMUP_KERNEL)
+
+
+def _statistics_source(model: CompiledModel, plan: Plan, kernel: str) -> Source:
+    statistics = _lib.statistics(kernel)
     variables = [Variable(name, (), np.dtype(dtype)) for name, dtype, _, _ in statistics]
     descriptions = {name: doc for name, _, doc, _ in statistics}
     for kept, (name, _, doc) in VECTOR_STATISTICS.items():
@@ -151,7 +168,8 @@ def _statistics_source(model: CompiledModel, plan: Plan) -> Source:
         found = {name: block.stats[:, column] for name, _, _, column in statistics}
         return found | {name: getattr(block, field) for name, field, _ in VECTOR_STATISTICS.values()}
 
-    return Source("sample_stats", variables, values, descriptions=descriptions, aliases=ALIASES, copied=True)
+    aliases = {alias: name for alias, name in ALIASES.items() if name in descriptions}
+    return Source("sample_stats", variables, values, descriptions=descriptions, aliases=aliases, copied=True)
 
 
 def _split(positions: np.ndarray, variables: Sequence[Variable]) -> dict[str, np.ndarray]:
@@ -188,6 +206,9 @@ def _divergences(model: CompiledModel, chains: Sequence[ChainDraws], plan: Plan)
     variables: dict[str, Any] = {n: (("divergence",), v, {"description": doc}) for n, (v, doc) in columns.items()}
     if plan.keep.get("divergences"):
         for index, (name, doc) in enumerate(DIVERGENCE_POINTS.items()):
+            if name == "momentum" and _kernel(chains) != WARMUP_KERNEL:
+                # Further transitions of the same draw have overwritten it.
+                continue
             vectors = np.stack([p[index] for p in points])
             variables[name] = (("divergence", PARAMETER), vectors, {"description": doc})
     coords = {"divergence": np.arange(len(rows))}
@@ -235,7 +256,7 @@ def _attributes(chains: Sequence[ChainDraws], plan: Plan, seconds: float) -> dic
         "arviz_version": importlib.metadata.version("arviz"),
         "inference_library": "nutpie",
         "inference_library_version": _lib.__version__,
-        "inference_library_settings": json.dumps(plan.describe(tune)),
+        "inference_library_settings": json.dumps(plan.describe(tune, _kernel(chains))),
         "sampling_time": seconds,
         "tuning_steps": tune,
         "n_gradients": sum(c.n_gradients for c in chains),

@@ -23,7 +23,7 @@ class Run:
     """`draws` are unconstrained, of shape (chains, draws, dim); gradients are those of all chains.
 
     `cpu_seconds` has warm-up and sampling of all chains, without compilation. `tune` is the number of warm-up draws of
-    a chain, where the runner knows it.
+    a chain, where the runner knows it; `kernel` what made the draws, where the sampler chooses.
     """
 
     draws: np.ndarray
@@ -32,3 +32,4 @@ class Run:
     divergences: int
     cpu_seconds: float
     tune: int | None = None
+    kernel: str | None = None

@@ -1,6 +1,7 @@
 """This package or nutpie 0.16, whichever the environment has, on a C callback."""
 
 import itertools
+import json
 import time
 
 import numpy as np
@@ -66,6 +67,7 @@ class Sampler:
             divergences=int(result.sample_stats["diverging"].values.sum()),
             cpu_seconds=cpu_seconds,
             tune=int(result.posterior.attrs.get("tuning_steps", settings.tune or 0)),
+            kernel=json.loads(result.posterior.attrs.get("inference_library_settings", "{}")).get("kernel"),
         )
 
 

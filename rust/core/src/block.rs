@@ -9,11 +9,11 @@ use crate::adapt::member::Member;
 use crate::adapt::pool::Pool;
 use crate::chain::{Arrays, Chain, ChainState};
 use crate::density::Density;
-use crate::device::{Device, Moments, Phase, Refresh, Row};
+use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::Batch;
-use crate::kernel::{Kind, Outcome};
+use crate::kernel::Outcome;
 use crate::metric::Metric;
 use crate::settings::Settings;
 use crate::trace::Store;
@@ -71,6 +71,9 @@ pub struct Block {
     refreshes: Vec<Refresh>,
     refreshed: Vec<usize>,
     kinetic: Vec<f64>,
+    kinetic_again: Vec<f64>,
+    places: Vec<Place>,
+    products: Vec<Dots>,
 }
 
 impl Block {
@@ -101,11 +104,14 @@ impl Block {
             arrays,
             chains,
             pools: vec![Pool::default(); pools],
-            batch: Batch::new(n, n * Kind::Nuts.spans(settings)),
+            batch: Batch::new(n, n * settings.sampler.spans(settings)),
             active: Vec::with_capacity(n),
             refreshes: Vec::with_capacity(n),
             refreshed: Vec::with_capacity(n),
             kinetic: vec![0.0; n],
+            kinetic_again: vec![0.0; n],
+            places: Vec::with_capacity(n),
+            products: vec![[0.0; 2]; n],
         })
     }
 
@@ -242,27 +248,47 @@ impl Block {
         self.chains[index].save(&*self.dev, &self.arrays)
     }
 
+    /// Draw the momenta that chains need, and tell them what they want to know of these.
+    fn refresh(&mut self) -> Result<()> {
+        let Block { dev, arrays, chains, refreshes, refreshed, places, .. } = self;
+        refreshes.clear();
+        refreshed.clear();
+        places.clear();
+        for (index, chain) in chains.iter().enumerate() {
+            let Some(refresh) = chain.refresh() else { continue };
+            if chain.wants_products() {
+                places.push(Place { metric: refresh.metric, row: refresh.row });
+            }
+            refreshes.push(refresh);
+            refreshed.push(index);
+        }
+        if refreshes.is_empty() {
+            return Ok(());
+        }
+        let kinetic = &mut self.kinetic[..refreshes.len()];
+        dev.refresh(&arrays.phase, &arrays.metrics, refreshes, kinetic)?;
+        let products = &mut self.products[..places.len()];
+        if !places.is_empty() {
+            // The kinetic energies are known, and the same.
+            let again = &mut self.kinetic_again[..places.len()];
+            dev.products(&arrays.phase, &arrays.metrics, places, again, products)?;
+        }
+        let mut products = products.iter();
+        for (index, kinetic) in refreshed.iter().zip(kinetic) {
+            let chain = &mut chains[*index];
+            let mine = if chain.wants_products() { products.next() } else { None };
+            chain.refreshed(*kinetic, mine.copied().unwrap_or_default());
+        }
+        Ok(())
+    }
+
     /// One leapfrog step of every chain that is not done. Complete draws go to the store and to `finished`.
     pub fn round(&mut self, store: &mut dyn Store, mut finished: impl FnMut(Finished)) -> Result<()> {
         if self.chains.iter().any(Chain::waiting) {
             self.meet_here()?;
         }
+        self.refresh()?;
         let Block { dev, density, arrays, chains, batch, .. } = self;
-        self.refreshes.clear();
-        self.refreshed.clear();
-        for (index, chain) in chains.iter().enumerate() {
-            if let Some(refresh) = chain.refresh() {
-                self.refreshes.push(refresh);
-                self.refreshed.push(index);
-            }
-        }
-        if !self.refreshes.is_empty() {
-            let kinetic = &mut self.kinetic[..self.refreshes.len()];
-            dev.refresh(&arrays.phase, &arrays.metrics, &self.refreshes, kinetic)?;
-            for (index, kinetic) in self.refreshed.iter().zip(kinetic) {
-                chains[*index].refreshed(*kinetic);
-            }
-        }
         batch.clear();
         self.active.clear();
         for (index, chain) in chains.iter_mut().enumerate() {

@@ -1,9 +1,13 @@
-//! The leapfrog step as phases over the arrays of a device, for all active chains at once.
+//! Steps of integrators as phases over the arrays of a device, for all active chains at once. One gradient each.
 //!
-//! p' = p + e/2 grad log pi(x), x' = x + e M^-1 p', p'' = p' + e/2 grad log pi(x'). One gradient each.
+//! - Leapfrog: p' = p + e/2 grad log pi(x), x' = x + e M^-1 p', p'' = p' + e/2 grad log pi(x').
+//! - Isokinetic: a kick that keeps p M^-1 p = 1 and depends on inner products ([`crate::kernel::mams`]), then a drift; the
+//!   gradient at the new point belongs to the next kick.
+//!
+//! A round may hold steps of different kinds.
 
 use crate::density::Density;
-use crate::device::{Device, Dots, Leaf, Metrics, Phase, Span, Step};
+use crate::device::{Device, Dots, Glide, Leaf, Metrics, Phase, Place, Span, Step};
 use crate::error::Result;
 
 /// One chain's leapfrog step.
@@ -23,14 +27,15 @@ pub struct Request {
     pub onward: Option<usize>,
 }
 
-/// What a leapfrog step found.
+/// What a step found.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
     /// Log density at the new point.
     pub logp: f64,
     /// Kinetic energy at the new point.
     pub kinetic: f64,
-    /// Inner products of the spans that were asked for.
+    /// Of a leapfrog step the inner products of the spans that were asked for; of an isokinetic step, and of the start of
+    /// such a trajectory, p M^-1 g and g M^-1 g.
     pub dots: &'a [Dots],
 }
 
@@ -41,41 +46,54 @@ impl Arrival<'_> {
     }
 }
 
-/// The leapfrog steps of one round. Its lists are kept between rounds, so that a round allocates nothing.
+/// The steps of one round. Its lists are kept between rounds, so that a round allocates nothing.
 #[derive(Default)]
 pub struct Batch {
+    /// In the order of the requests: the row of the new point, and whether the step is isokinetic.
+    rows: Vec<usize>,
+    isokinetic: Vec<bool>,
+    logp: Vec<f64>,
     steps: Vec<Step>,
     leaves: Vec<Leaf>,
-    rows: Vec<usize>,
     spans: Vec<Span>,
-    logp: Vec<f64>,
     kinetic: Vec<f64>,
     dots: Vec<Dots>,
+    glides: Vec<Glide>,
+    places: Vec<Place>,
+    /// Kinetic energies and inner products of the places.
+    of_places: (Vec<f64>, Vec<Dots>),
 }
 
 impl Batch {
     /// Lists with room for `steps` steps and `spans` spans.
     pub fn new(steps: usize, spans: usize) -> Self {
         Batch {
+            rows: Vec::with_capacity(steps),
+            isokinetic: Vec::with_capacity(steps),
+            logp: Vec::with_capacity(steps),
             steps: Vec::with_capacity(steps),
             leaves: Vec::with_capacity(steps),
-            rows: Vec::with_capacity(steps),
             spans: Vec::with_capacity(spans),
-            logp: Vec::with_capacity(steps),
             kinetic: Vec::with_capacity(steps),
             dots: Vec::with_capacity(spans),
+            glides: Vec::with_capacity(steps),
+            places: Vec::with_capacity(steps),
+            of_places: (Vec::with_capacity(steps), Vec::with_capacity(steps)),
         }
     }
 
     /// Forget the steps of the last round.
     pub fn clear(&mut self) {
+        self.rows.clear();
+        self.isokinetic.clear();
         self.steps.clear();
         self.leaves.clear();
-        self.rows.clear();
         self.spans.clear();
+        self.glides.clear();
+        self.places.clear();
     }
 
-    /// Add a step, and the spans to be measured when it is done.
+    /// Add a leapfrog step, and the spans to be measured when it is done.
     pub fn push(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
         let Request { metric, from, to, step, begun, onward } = request;
         let before = self.spans.len();
@@ -86,16 +104,25 @@ impl Batch {
         let (onward, spans) = (onward.map(|to| (to, step)), self.spans.len() - before);
         self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, onward, spans });
         self.rows.push(to);
+        self.isokinetic.push(false);
+    }
+
+    /// Add an isokinetic step.
+    pub fn push_glide(&mut self, glide: Glide) {
+        self.places.push(Place { metric: glide.metric, row: glide.to });
+        self.rows.push(glide.to);
+        self.glides.push(glide);
+        self.isokinetic.push(true);
     }
 
     /// Number of steps, which is the number of gradients that [`Batch::run`] takes.
     pub fn len(&self) -> usize {
-        self.leaves.len()
+        self.rows.len()
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.leaves.is_empty()
+        self.rows.is_empty()
     }
 
     /// Take the steps.
@@ -107,20 +134,39 @@ impl Batch {
         metrics: &Metrics,
     ) -> Result<()> {
         self.logp.resize(self.rows.len(), 0.0);
-        self.kinetic.resize(self.rows.len(), 0.0);
+        self.kinetic.resize(self.leaves.len(), 0.0);
         self.dots.resize(self.spans.len(), [0.0; 2]);
-        dev.kick_drift(phase, metrics, &self.steps)?;
+        let (kinetic, dots) = &mut self.of_places;
+        kinetic.resize(self.places.len(), 0.0);
+        dots.resize(self.places.len(), [0.0; 2]);
+        if !self.steps.is_empty() {
+            dev.kick_drift(phase, metrics, &self.steps)?;
+        }
+        if !self.glides.is_empty() {
+            dev.glide(phase, metrics, &self.glides)?;
+        }
         density.logp_grad(dev, phase, &self.rows, &mut self.logp)?;
-        dev.finish_leaf(phase, metrics, &self.leaves, &self.spans, &mut self.kinetic, &mut self.dots)
+        if !self.places.is_empty() {
+            dev.products(phase, metrics, &self.places, kinetic, dots)?;
+        }
+        if !self.leaves.is_empty() {
+            dev.finish_leaf(phase, metrics, &self.leaves, &self.spans, &mut self.kinetic, &mut self.dots)?;
+        }
+        Ok(())
     }
 
     /// What each step found, in the order of the requests.
     pub fn arrivals(&self) -> impl Iterator<Item = Arrival<'_>> {
-        let mut at = 0;
-        self.leaves.iter().enumerate().map(move |(i, leaf)| {
-            let dots = &self.dots[at..at + leaf.spans];
-            at += leaf.spans;
-            Arrival { logp: self.logp[i], kinetic: self.kinetic[i], dots }
+        let (mut leaf, mut span, mut place) = (0, 0, 0);
+        self.isokinetic.iter().zip(&self.logp).map(move |(isokinetic, &logp)| {
+            if *isokinetic {
+                let (kinetic, dots) = &self.of_places;
+                place += 1;
+                return Arrival { logp, kinetic: kinetic[place - 1], dots: &dots[place - 1..place] };
+            }
+            let spans = self.leaves[leaf].spans;
+            (leaf, span) = (leaf + 1, span + spans);
+            Arrival { logp, kinetic: self.kinetic[leaf - 1], dots: &self.dots[span - spans..span] }
         })
     }
 }

@@ -20,18 +20,45 @@ const BATCH: usize = 64;
 
 /// What a random number is for. Each purpose has numbers of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Purpose {
     /// The momentum of a transition.
-    Momentum = 0,
+    Momentum,
     /// Directions and selections of a trajectory.
-    Trajectory = 1,
+    Trajectory,
     /// The jitter of the step size.
-    StepSize = 2,
+    StepSize,
     /// The momentum of the search for an initial step size.
-    StepSizeSearch = 3,
+    StepSizeSearch,
     /// Which points of a trajectory the estimate of the metric uses besides the draw.
-    Recycling = 4,
+    Recycling,
+    /// Where a sequence of trajectory lengths starts.
+    Lengths,
+    /// The momentum of a further transition of the same draw.
+    MomentumOf(u32),
+    /// Selections in a further transition of the same draw.
+    TrajectoryOf(u32),
+    /// The momentum of a transition that tunes a kernel, before the draw.
+    TuningMomentum(u32),
+    /// Selections in a transition that tunes a kernel, before the draw.
+    TuningTrajectory(u32),
+}
+
+impl Purpose {
+    /// Its place in an address: the kind in the lower eight bits, a number in the others.
+    pub fn code(self) -> u32 {
+        match self {
+            Purpose::Momentum => 0,
+            Purpose::Trajectory => 1,
+            Purpose::StepSize => 2,
+            Purpose::StepSizeSearch => 3,
+            Purpose::Recycling => 4,
+            Purpose::Lengths => 5,
+            Purpose::MomentumOf(i) => 6 | i << 8,
+            Purpose::TrajectoryOf(i) => 7 | i << 8,
+            Purpose::TuningMomentum(i) => 8 | i << 8,
+            Purpose::TuningTrajectory(i) => 9 | i << 8,
+        }
+    }
 }
 
 /// The address of a stream of random numbers.
@@ -82,7 +109,7 @@ pub struct Stream {
 impl Stream {
     /// The stream for one purpose at one address, from its beginning.
     pub fn new(key: Key, purpose: Purpose) -> Self {
-        Stream { keys: round_keys(key.seed), counter: [0, key.draw, key.chain, purpose as u32], spare: None }
+        Stream { keys: round_keys(key.seed), counter: [0, key.draw, key.chain, purpose.code()], spare: None }
     }
 
     /// The next 64 random bits.
@@ -177,7 +204,7 @@ fn box_muller(keys: &[[u32; 2]; ROUNDS], fixed: [u32; 3], first: u32, cos: &mut 
 /// Coordinate j takes its number from block 8 (j / 16) + j % 8: the cosine for the first eight of a group of sixteen,
 /// the sine for the others.
 pub fn fill_normal(key: Key, purpose: Purpose, out: &mut [f64]) {
-    normals(&round_keys(key.seed), [key.draw, key.chain, purpose as u32], out);
+    normals(&round_keys(key.seed), [key.draw, key.chain, purpose.code()], out);
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]

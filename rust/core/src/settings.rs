@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapt::{AdaptSettings, pool};
 use crate::error::{Error, Result};
+use crate::kernel::Sampler;
+use crate::kernel::mams::MamsSettings;
 use crate::kernel::nuts::NutsSettings;
 
 /// The value of a setting.
@@ -71,8 +73,12 @@ pub struct Settings {
     pub tune: u64,
     /// Number of draws of each chain after warm-up.
     pub draws: u64,
-    /// Settings of the transition kernel.
+    /// How the kernel of the draws after the warm-up is chosen.
+    pub sampler: Sampler,
+    /// Settings of the no-U-turn sampler.
     pub nuts: NutsSettings,
+    /// Settings of the Metropolis-adjusted microcanonical sampler.
+    pub mams: MamsSettings,
     /// Settings of the adaptation.
     pub adapt: AdaptSettings,
 }
@@ -80,7 +86,11 @@ pub struct Settings {
 impl Settings {
     /// The declarations of all settings that [`Settings::set`] knows.
     pub fn declared() -> impl Iterator<Item = &'static Setting> {
-        NutsSettings::SETTINGS.iter().chain(AdaptSettings::SETTINGS)
+        NutsSettings::SETTINGS.iter().chain(AdaptSettings::SETTINGS).chain(MamsSettings::SETTINGS)
+    }
+
+    fn field(&mut self, name: &str) -> Option<Field<'_>> {
+        self.nuts.field(name).or_else(|| self.adapt.field(name)).or_else(|| self.mams.field(name))
     }
 
     /// Warm-up draws that a chain may make at most.
@@ -93,7 +103,7 @@ impl Settings {
         let Some(declared) = Self::declared().find(|s| s.name == name) else {
             return Err(Error::Setting(format!("there is no setting {name:?}")));
         };
-        let Some(field) = self.nuts.field(name).or_else(|| self.adapt.field(name)) else {
+        let Some(field) = self.field(name) else {
             return Err(Error::Internal(format!("the setting {name:?} is declared but not kept")));
         };
         let number = value.number();
@@ -129,7 +139,7 @@ mod tests {
     fn declarations_match_the_fields_and_their_defaults() {
         let mut settings = Settings::default();
         for s in Settings::declared() {
-            let now = match settings.nuts.field(s.name).or_else(|| settings.adapt.field(s.name)) {
+            let now = match settings.field(s.name) {
                 Some(Field::Float(v)) => Value::Float(*v),
                 Some(Field::Int(v)) => Value::Int(*v),
                 Some(Field::Bool(v)) => Value::Bool(*v),

@@ -7,6 +7,7 @@ use nutpie_core::adapt::pool::Check;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::density::{Density, OnHost};
 use nutpie_core::error::Error;
+use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
 use nutpie_core::run::{ChainReport, Control as CoreControl, Output, Run};
 use nutpie_core::settings::{Settings, Value};
@@ -83,6 +84,7 @@ impl Control {
 fn trace_to_python(py: Python<'_>, trace: ChainTrace) -> PyResult<Bound<'_, PyDict>> {
     let d = PyDict::new(py);
     d.set_item("warmup", trace.warmup)?;
+    d.set_item("kernel", trace.kernel.name())?;
     let blocks = trace.blocks.into_iter().map(|block| {
         let arrays = [block.positions, block.stats, block.gradients, block.metrics];
         (block.draws, arrays.map(|numbers| numbers.into_pyarray(py)))
@@ -112,10 +114,12 @@ fn keep_from(options: &Bound<'_, PyDict>) -> PyResult<Keep> {
     Ok(keep)
 }
 
-fn settings_from(adaptation: &str, options: &Bound<'_, PyDict>) -> PyResult<Settings> {
+fn settings_from(sampler: &str, adaptation: &str, options: &Bound<'_, PyDict>) -> PyResult<Settings> {
+    let sampler = Sampler::from_name(sampler)
+        .ok_or_else(|| PyValueError::new_err(format!("there is no sampler {sampler:?}")))?;
     let scheme = Scheme::from_name(adaptation)
         .ok_or_else(|| PyValueError::new_err(format!("there is no adaptation {adaptation:?}")))?;
-    let mut settings = Settings { adapt: AdaptSettings::new(scheme), ..Settings::default() };
+    let mut settings = Settings { sampler, adapt: AdaptSettings::new(scheme), ..Settings::default() };
     for (name, value) in options {
         let name: String = name.extract()?;
         let value = if value.is_instance_of::<PyBool>() {
@@ -174,6 +178,9 @@ fn report_to_python(py: Python<'_>, report: ChainReport) -> PyResult<Bound<'_, P
     d.set_item("shares", report.shares)?;
     d.set_item("fits", (report.fits.done, report.fits.rejected, report.fits.skipped))?;
     d.set_item("checks", checks_to_python(&report.checks))?;
+    d.set_item("kernel", report.choice.map(|choice| (choice.kernel.name(), choice.why.text())))?;
+    d.set_item("tuned", report.tuned.map(|tuned| (tuned.length, tuned.step, tuned.transitions)))?;
+    d.set_item("tuning", report.tuning)?;
     let changes = report.changes.iter().map(|change| {
         let (stds, values) = (change.stds.to_pyarray(py), change.values.to_pyarray(py));
         (change.draw, change.reason.name(), change.points, stds, values)
@@ -199,7 +206,7 @@ type Sampled<'py> = (Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>)
 /// one did.
 #[pyfunction]
 #[pyo3(signature = (
-    control, address, user_data, starts, options, *, adaptation, seed, tune, extend, draws, keep, cores, metrics
+    control, address, user_data, starts, options, *, sampler, adaptation, seed, tune, extend, draws, keep, cores, metrics
 ))]
 #[allow(clippy::too_many_arguments)]
 pub fn sample<'py>(
@@ -209,6 +216,7 @@ pub fn sample<'py>(
     user_data: usize,
     starts: PyReadonlyArray2<'py, f64>,
     options: &Bound<'py, PyDict>,
+    sampler: &str,
     adaptation: &str,
     seed: u64,
     tune: u64,
@@ -218,7 +226,7 @@ pub fn sample<'py>(
     cores: usize,
     metrics: Vec<Option<Matrix<'py>>>,
 ) -> PyResult<Sampled<'py>> {
-    let mut settings = Settings { seed, tune, draws, ..settings_from(adaptation, options)? };
+    let mut settings = Settings { seed, tune, draws, ..settings_from(sampler, adaptation, options)? };
     settings.adapt.extend = extend;
     let keep = keep_from(keep)?;
     let starts: Vec<Vec<f64>> = starts.as_array().rows().into_iter().map(|row| row.to_vec()).collect();

@@ -2,8 +2,8 @@
 
 use nutpie_core::adapt::Scheme;
 use nutpie_core::chain;
-use nutpie_core::kernel::Kind as Kernel;
-use nutpie_core::settings::{Settings, Value};
+use nutpie_core::kernel::{Kind as Kernel, Sampler};
+use nutpie_core::settings::{Setting, Settings, Value};
 use nutpie_core::trace::Kind;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
@@ -30,6 +30,13 @@ pub fn settings(py: Python<'_>) -> PyResult<Vec<Declared>> {
 #[pyfunction]
 pub fn adaptations() -> Vec<(&'static str, u64, &'static str)> {
     Scheme::ALL.iter().map(|info| (info.name, info.tune, info.doc)).collect()
+}
+
+/// (name, documentation, names of the settings that have no effect with 'nuts') of each sampler.
+#[pyfunction]
+pub fn samplers() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
+    let names = |settings: &[Setting]| settings.iter().map(|s| s.name).collect();
+    Sampler::ALL.iter().map(|info| (info.name, info.doc, names(info.settings))).collect()
 }
 
 /// (name, numpy dtype, documentation, column) of each statistic of draws by a kernel.

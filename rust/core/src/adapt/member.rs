@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::group::{Group, Reason};
+use super::handover::Handover;
 use super::settings::AdaptSettings;
 use super::step_size::DualAverage;
 use super::{Draw, MIN_STEPS_OF_DIVERGENT};
@@ -66,6 +67,8 @@ pub struct Member {
     pub(super) latest: Latest,
     /// Positions of late draws.
     pub(super) recent: VecDeque<Vec<f64>>,
+    /// What comes after the warm-up, unless the kernel stays.
+    pub(super) handover: Option<Handover>,
     /// Metric to be used from the next draw on.
     ordered: Option<Arc<Metric>>,
     metric_changed: bool,
@@ -102,6 +105,7 @@ impl Member {
             waiting: false,
             latest: Latest::default(),
             recent: VecDeque::new(),
+            handover: None,
             ordered: None,
             metric_changed: false,
             search_pending: true,
@@ -179,6 +183,11 @@ impl Member {
         self.lagging
     }
 
+    /// Whether the chain keeps a step size of its own where others share one, and perhaps (`shared`) a metric.
+    pub(super) fn goes_alone(&self, shared: bool) -> bool {
+        self.lagging || (self.group.is_some() && shared)
+    }
+
     /// How far the log density may be below that of the best chain: the number of parameters, or so.
     pub(super) fn tolerance(&self) -> f64 {
         MIN_LAG.max(self.dim as f64)
@@ -195,6 +204,29 @@ impl Member {
         }
     }
 
+    /// Another kernel may take over after the warm-up.
+    pub fn hand_over(&mut self, handover: Handover) {
+        self.handover = Some(handover);
+    }
+
+    /// What comes after the warm-up, unless the kernel stays.
+    pub fn handover(&self) -> Option<&Handover> {
+        self.handover.as_ref()
+    }
+
+    /// What comes after the warm-up, unless the kernel stays.
+    pub fn handover_mut(&mut self) -> Option<&mut Handover> {
+        self.handover.as_mut()
+    }
+
+    /// Take in a transition that tunes the kernel of the draws.
+    pub fn observe_tuning(&mut self, accept: f64, steps: u64) {
+        if let Some(handover) = &mut self.handover {
+            handover.observe(accept, steps);
+            self.waiting = true;
+        }
+    }
+
     /// First draw with the step size of the pool.
     pub(super) fn pooled_from(&self) -> u64 {
         if self.chains == 1 { u64::MAX } else { SOLO.min(self.early_end) }
@@ -208,6 +240,9 @@ impl Member {
         let usable = self.collects(draw.index) && self.take_points(draw);
         let Draw { index, logp, accept, n_steps, .. } = *draw;
         self.latest = Latest { draw: index, logp, accept, n_steps, usable };
+        if let Some(handover) = &mut self.handover {
+            handover.price(n_steps);
+        }
         if let Some(group) = &mut self.group {
             let reason = group.advance(index, usize::from(usable), n_steps, &self.settings);
             self.late = group.is_late();

@@ -5,6 +5,7 @@
 
 pub mod descent;
 pub mod group;
+pub mod handover;
 pub mod member;
 pub mod pool;
 mod recycle;

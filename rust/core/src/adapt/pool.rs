@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::group::{Group, Reason};
+use super::handover::{self, Verdict};
 use super::member::{Change, Member};
 use super::step_size::DualAverage;
 use crate::estimator::metric_check::top_eigenvalue;
@@ -60,6 +61,12 @@ impl Pool {
     /// All chains of the pool have made the same number of draws and wait. Afterwards none does.
     pub fn meet(&mut self, members: &mut [&mut Member]) {
         let Some(first) = members.first() else { return };
+        if first.handover().is_some_and(|handover| handover.round().is_some()) {
+            let shared = self.group.is_some();
+            handover::tune(members, |member| member.goes_alone(shared));
+            members.iter_mut().for_each(|member| member.waiting = false);
+            return;
+        }
         let (draw, tune) = (first.latest.draw, first.tune);
         let (early_end, first_final, pooled_from) = (first.early_end, first.final_start, first.pooled_from());
         find_lagging(members);
@@ -74,7 +81,10 @@ impl Pool {
             self.update_step(members);
         }
         if draw + 1 == tune {
-            self.check(tune, members);
+            let verdict = self.check(tune, members);
+            if members.iter().all(|member| member.tune == tune) {
+                handover::choose(members, verdict);
+            }
         }
         members.iter_mut().for_each(|member| member.waiting = false);
     }
@@ -135,7 +145,7 @@ impl Pool {
     fn update_step(&mut self, members: &mut [&mut Member]) {
         let shared = self.group.is_some();
         let (near, apart): (Vec<&mut &mut Member>, Vec<_>) =
-            members.iter_mut().partition(|member| !member.lagging && (member.group.is_none() || !shared));
+            members.iter_mut().partition(|member| !member.goes_alone(shared));
         for member in apart {
             let accept = member.accept();
             member.step.update(accept, &member.settings);
@@ -152,31 +162,33 @@ impl Pool {
     }
 
     /// At the end of the warm-up: is the metric good? If not, go on for a while.
-    fn check(&mut self, tune: u64, members: &mut [&mut Member]) {
+    fn check(&mut self, tune: u64, members: &mut [&mut Member]) -> Verdict {
+        let nothing = Verdict { top_eigenvalue: None, bad_metric: false };
         // Chains that went on by themselves have metrics of their own, which nobody else uses.
         let of_group = |member: &&&mut Member| self.group.is_none() || member.group.is_none();
         let own = members.first().and_then(|member| member.group.as_ref());
-        let Some(metric) = self.group.as_ref().or(own).map(|group| group.metric().clone()) else { return };
+        let Some(metric) = self.group.as_ref().or(own).map(|group| group.metric().clone()) else {
+            return nothing;
+        };
         let recent: Vec<&[f64]> = members
             .iter()
             .filter(of_group)
             .flat_map(|member| member.recent.iter().map(Vec::as_slice))
             .collect();
-        let Some(top) = top_eigenvalue(&recent, &metric) else { return };
+        let Some(top) = top_eigenvalue(&recent, &metric) else { return nothing };
+        let verdict = Verdict { top_eigenvalue: Some(top), bad_metric: top > BAD_EIGENVALUE };
         let bad = top > BAD_EIGENVALUE || members.iter().any(|member| member.lagging);
         let worthwhile = self.checks.last().is_none_or(|last| top < WORTHWHILE * last.top_eigenvalue);
         let wanted = members.first().is_some_and(|member| member.settings.extend);
         let extended = wanted && bad && worthwhile && tune <= LONGEST_EXTENDED;
         self.checks.push(Check { draws: tune, top_eigenvalue: top, extended });
-        if !extended {
-            return;
+        if extended {
+            if let Some(group) = &mut self.group {
+                group.extend(EXTENSION);
+            }
+            members.iter_mut().for_each(|member| member.extend(EXTENSION));
         }
-        if let Some(group) = &mut self.group {
-            group.extend(EXTENSION);
-        }
-        for member in members {
-            member.extend(EXTENSION);
-        }
+        verdict
     }
 }
 

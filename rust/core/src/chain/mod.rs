@@ -1,6 +1,7 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
 mod descend;
+mod handover;
 mod state;
 mod statistics;
 mod warmup;
@@ -12,14 +13,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::adapt::descent::Descent;
+use crate::adapt::handover::Handover;
 use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
 use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
-use crate::device::{Device, Metrics, Moments, Phase, Place, Refresh, Row};
+use crate::device::{Device, Dots, Metrics, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Arrival, Batch, Request};
-use crate::kernel::{Begin, Kernel, Kind, MOST_STATISTICS, Next, Outcome};
+use crate::kernel::{Begin, Kernel, KernelState, MOST_STATISTICS, Next, Outcome, Sampler};
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
@@ -65,6 +67,8 @@ pub struct Chain {
     start_energy: f64,
     step: f64,
     kernel: Kernel,
+    /// Which transition of the draw comes next or is under way.
+    transition: u64,
     adaptation: Adaptation,
     moments: FisherDiag,
     reservoir: Option<Reservoir>,
@@ -85,12 +89,17 @@ impl Chain {
     /// Rows of the points that a chain needs.
     pub fn rows(settings: &Settings) -> usize {
         // A search for a step size wants one point beside the current one. The last row is for a recycled point.
-        Kind::Nuts.slots(settings).max(2) + 1
+        settings.sampler.slots(settings).max(2) + 1
     }
 
     /// A chain that has no point yet, the `index`-th of its block and one of `pooled` that warm up together.
     pub fn new(settings: &Settings, id: u64, index: usize, pooled: usize, arrays: &Arrays) -> Self {
         let key = Key { seed: settings.seed, chain: id as u32, draw: 0 };
+        let stream = Stream::new(key, Purpose::Trajectory);
+        let mut adaptation = Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt);
+        if let Some(member) = adaptation.member_mut().filter(|_| settings.sampler != Sampler::Nuts) {
+            member.hand_over(Handover::new(settings, arrays.dim));
+        }
         Chain {
             settings: settings.clone(),
             id,
@@ -101,8 +110,9 @@ impl Chain {
             logp: f64::NAN,
             start_energy: f64::NAN,
             step: f64::NAN,
-            kernel: Kernel::new(Kind::Nuts, settings, Stream::new(key, Purpose::Trajectory)),
-            adaptation: Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt),
+            kernel: Kernel::new(KernelState::Nuts, settings, arrays.dim, stream),
+            transition: 0,
+            adaptation,
             moments: FisherDiag::new(arrays.moments, index),
             reservoir: None,
             host: Default::default(),
@@ -167,6 +177,7 @@ impl Chain {
         if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
             self.use_metric(&metric, dev, arrays);
         }
+        self.take_over(arrays);
         // The time that the chain waited is not its own.
         self.watch = Stopwatch::new(Instant::now());
         self.next_task();
@@ -238,6 +249,7 @@ impl Chain {
     }
 
     fn next_task(&mut self) {
+        self.transition = 0;
         let total = self.tune() + self.settings.draws;
         let waits = self.adaptation.member().is_some_and(Member::is_waiting);
         self.task = match self.draw < total {
@@ -254,7 +266,7 @@ impl Chain {
     /// The fresh momentum that the chain needs now, if it does.
     pub fn refresh(&self) -> Option<Refresh> {
         let searching = self.adaptation.search_from().is_some();
-        let purpose = if searching { Purpose::StepSizeSearch } else { Purpose::Momentum };
+        let purpose = if searching { Purpose::StepSizeSearch } else { self.purposes()[0] };
         matches!(self.task, Task::Refresh).then(|| Refresh {
             metric: self.index,
             row: self.current_row(),
@@ -263,8 +275,13 @@ impl Chain {
         })
     }
 
-    /// The fresh momentum has this kinetic energy.
-    pub fn refreshed(&mut self, kinetic: f64) {
+    /// Whether the kernel begins with inner products of momentum and gradient.
+    pub fn wants_products(&self) -> bool {
+        self.kernel.wants_products()
+    }
+
+    /// The fresh momentum has this kinetic energy, and these inner products where they are wanted.
+    pub fn refreshed(&mut self, kinetic: f64, products: Dots) {
         self.start_energy = kinetic - self.logp;
         if let Some(from) = self.adaptation.search_from() {
             self.task = Task::Search(StepSearch::new(from));
@@ -272,11 +289,12 @@ impl Chain {
         }
         let tuning = self.tuning();
         let jitter = Stream::new(self.key(), Purpose::StepSize).uniform();
-        self.step = self.adaptation.step_size(tuning, jitter);
-        let stream = Stream::new(self.key(), Purpose::Trajectory);
+        let adapted = self.adaptation.step_size(tuning, jitter);
+        self.step = self.kernel.step_size().unwrap_or(adapted);
+        let stream = Stream::new(self.key(), self.purposes()[1]);
         let max_depth = if tuning { self.adaptation.max_depth(self.draw) } else { None };
-        let Chain { current: slot, logp, step, .. } = *self;
-        self.kernel.begin(Begin { slot, logp, kinetic, step, max_depth, stream });
+        let Chain { current: slot, logp, step, transition, .. } = *self;
+        self.kernel.begin(Begin { slot, logp, kinetic, transition, step, max_depth, stream }, products);
         let recycles = tuning && self.adaptation.recycles(self.draw);
         self.reservoir = recycles.then(|| Reservoir::new(self.key()));
         self.task = Task::Transition;
@@ -343,7 +361,11 @@ impl Chain {
                     Next::Step => Ok(None),
                     Next::Refresh => {
                         (self.current, self.logp) = self.kernel.position();
-                        self.task = Task::Refresh;
+                        (self.task, self.transition) = (Task::Refresh, self.transition + 1);
+                        Ok(None)
+                    }
+                    Next::Draw if self.tuning_round().is_some() => {
+                        self.finish_round();
                         Ok(None)
                     }
                     Next::Draw => self.finish_draw(dev, arrays, store).map(Some),
@@ -390,7 +412,7 @@ impl Chain {
         let seconds = self.watch.lap(outcome.n_steps, Instant::now);
         own.copy_from_slice(&[
             self.step,
-            self.adaptation.step_size_bar(),
+            self.kernel.step_size().unwrap_or_else(|| self.adaptation.step_size_bar()),
             f64::from(u8::from(tuning)),
             distance,
             changes,
@@ -409,6 +431,7 @@ impl Chain {
             draw: self.draw,
             draw_of_phase,
             tuning,
+            kernel: self.kernel.kind(),
             dev,
             phase: arrays.phase,
             row,

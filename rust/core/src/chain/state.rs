@@ -9,7 +9,9 @@ use crate::adapt::Adaptation;
 use crate::device::{Device, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiagState;
+use crate::kernel::{Kernel, KernelState};
 use crate::metric::Metric;
+use crate::rng::{Purpose, Stream};
 use crate::settings::Settings;
 
 /// Everything that a chain needs to go on, between two draws.
@@ -31,6 +33,8 @@ pub struct ChainState {
     pub g: Vec<f64>,
     /// Log density there.
     pub logp: f64,
+    /// What the kernel remembers.
+    pub kernel: KernelState,
     /// The metric in force.
     pub metric: Metric,
     /// Its diagonal as the device has it: what `metric` says of it may differ in the last bit.
@@ -44,7 +48,8 @@ pub struct ChainState {
 impl Chain {
     /// The state between two draws; `None` in the middle of one.
     pub fn save(&self, dev: &dyn Device, arrays: &Arrays) -> Result<Option<ChainState>> {
-        if !matches!(self.task, Task::Refresh | Task::Waiting | Task::Done) {
+        let between = matches!(self.task, Task::Refresh | Task::Waiting | Task::Done);
+        if !between || self.transition > 0 {
             return Ok(None);
         }
         let read = |buf, index| -> Result<Vec<f64>> {
@@ -61,6 +66,7 @@ impl Chain {
             x: read(arrays.phase.x, self.current_row())?,
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
+            kernel: self.kernel.state(),
             metric: dev.metric(&arrays.metrics, self.index)?,
             inv_mass: read(arrays.metrics.inv_mass, self.index)?,
             moments: self.moments.save(dev, arrays.dim)?,
@@ -93,6 +99,8 @@ impl Chain {
         self.n_gradients = state.n_gradients;
         (self.metric_changes, self.rank) = (state.metric_changes, state.metric.rank());
         self.logp = state.logp;
+        let stream = Stream::new(self.key(), Purpose::Trajectory);
+        self.kernel = Kernel::new(state.kernel, &self.settings, arrays.dim, stream);
         self.adaptation = state.adaptation.clone();
         self.moments.load(dev, arrays.dim, &state.moments)?;
         self.next_task();

@@ -63,12 +63,12 @@ impl Along {
         self.numbers[row * self.stride..][..2 * n].split_at_mut(n).into()
     }
 
-    /// The row `to` is the row `from` plus `kick` times a row of another array that has these numbers.
-    pub fn kick(&mut self, [from, to]: [usize; 2], kick: f64, other: &[f64], owner: u64) {
+    /// The row `to` is `scale` times the row `from` plus `kick` times a row of another array that has these numbers.
+    pub fn kick(&mut self, [from, to]: [usize; 2], scale: f64, kick: f64, other: &[f64], owner: u64) {
         self.owners[to] = owner;
         let numbers = Cell::from_mut(&mut self.numbers[..]).as_slice_of_cells();
         let [from, to] = [from, to].map(|row| &numbers[row * self.stride..][..other.len()]);
-        simd::run(Kick { from, to, kick, other });
+        simd::run(Kick { from, to, scale, kick, other });
     }
 }
 
@@ -77,10 +77,11 @@ pub fn halves(numbers: &[f64]) -> [&[f64]; 2] {
     numbers.split_at(numbers.len() / 2).into()
 }
 
-/// to = from + kick other.
+/// to = scale from + kick other.
 struct Kick<'a> {
     from: Cells<'a>,
     to: Cells<'a>,
+    scale: f64,
     kick: f64,
     other: &'a [f64],
 }
@@ -90,10 +91,10 @@ impl Loop for Kick<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let kick = V::splat(self.kick);
+        let (scale, kick) = (V::splat(self.scale), V::splat(self.kick));
         let (from, to) = (self.from.as_chunks().0, self.to.as_chunks().0);
         for ((from, to), other) in from.iter().zip(to).zip(self.other.as_chunks().0) {
-            V::get(from).add(kick.mul(V::load(other))).put(to);
+            scale.mul(V::get(from)).add(kick.mul(V::load(other))).put(to);
         }
     }
 }
@@ -112,7 +113,7 @@ mod tests {
         let [first, second] = along.set(1, 2, 7);
         first[..2].copy_from_slice(&[1.0, 2.0]);
         second[..2].copy_from_slice(&[3.0, 4.0]);
-        along.kick([1, 2], 0.5, [[10.0; LANES], [20.0; LANES]].as_flattened(), 7);
+        along.kick([1, 2], 1.0, 0.5, [[10.0; LANES], [20.0; LANES]].as_flattened(), 7);
         along.reserve(3, 9);
         along.reserve(5, 1);
         for (row, more) in [(1, [0.0; 2]), (2, [5.0, 10.0])] {

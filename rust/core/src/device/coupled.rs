@@ -8,7 +8,7 @@ use super::array::Array;
 use super::coupling::Coupling;
 use super::points::Points;
 use super::simd::{self, LANES, Loop, Vector};
-use super::{Dots, Leaf, Span, Step, ops};
+use super::{Dots, Glide, Leaf, Span, Step, ops};
 
 /// The arrays of a phase under a coupled metric, with what it makes of the momenta and of the gradients.
 pub struct Coupled<'a> {
@@ -35,7 +35,26 @@ impl Coupled<'_> {
         let (p, p_new) = p.pair(op.from, op.to);
         let diagonal = self.coupling.diagonal();
         ops::kick_drift(x, p, g.row(op.from), diagonal, op.kick, op.drift, x_new, p_new);
-        self.follow(op.from, op.to, op.kick, op.drift);
+        self.follow([op.from, op.to], 1.0, op.kick, op.drift);
+    }
+
+    /// A step whose kick scales the momentum.
+    pub fn glide(&mut self, op: &Glide) {
+        self.know(op.from);
+        let [x, p, g] = &mut self.phase;
+        let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
+        points.glide(self.coupling.diagonal(), op);
+        self.follow([op.from, op.to], op.scale, op.kick, op.drift);
+    }
+
+    /// p M^-1 p, p M^-1 g and g M^-1 g.
+    pub fn products(&mut self, row: usize) -> [f64; 3] {
+        self.know(row);
+        let (coupling, [_, p, g]) = (self.coupling, &self.phase);
+        let of_diagonal = ops::products(p.row(row), g.row(row), coupling.diagonal());
+        let [p, g] = [0, 1].map(|i| halves(self.along[i].get(row, coupling.rank())));
+        let more = [ops::dot(p[0], p[1]), ops::dot(p[0], g[1]), ops::dot(g[0], g[1])];
+        std::array::from_fn(|i| of_diagonal[i] + more[i])
     }
 
     /// Finish a leaf; returns p M^-1 p.
@@ -48,9 +67,9 @@ impl Coupled<'_> {
         let of_diagonal = points.finish(coupling.diagonal(), leaf, spans, dots);
         let (row, rank) = (leaf.row, coupling.rank());
         let [p, g] = &mut self.along;
-        p.kick([row, row], leaf.kick, g.get(row, rank), coupling.id);
+        p.kick([row, row], 1.0, leaf.kick, g.get(row, rank), coupling.id);
         if let Some((to, drift)) = leaf.onward {
-            self.follow(row, to, leaf.kick, drift);
+            self.follow([row, to], 1.0, leaf.kick, drift);
         }
         let [p, g] = &self.along;
         let point = |row| End { p: halves(p.get(row, rank)), g: halves(g.get(row, rank)) };
@@ -86,10 +105,10 @@ impl Coupled<'_> {
     }
 
     /// Add to the step with D from a point that is known to another one what the directions have of it.
-    fn follow(&mut self, from: usize, to: usize, kick: f64, drift: f64) {
+    fn follow(&mut self, [from, to]: [usize; 2], scale: f64, kick: f64, drift: f64) {
         let (coupling, [p, g]) = (self.coupling, &mut self.along);
         let rank = coupling.rank();
-        p.kick([from, to], kick, g.get(from, rank), coupling.id);
+        p.kick([from, to], scale, kick, g.get(from, rank), coupling.id);
         let all = 0..coupling.diagonal().len();
         let [_, weighed] = halves(p.get(to, rank));
         coupling.drift(drift, weighed, self.phase[0].shared().row(to, &all), self.scratch);

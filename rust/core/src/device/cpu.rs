@@ -7,7 +7,9 @@ use super::array::Array;
 use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
-use super::{Buf, Device, Dots, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step, ops};
+use super::{
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step, ops,
+};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::rng;
@@ -208,6 +210,43 @@ impl Device for Cpu {
             };
             *kinetic = 0.5 * square;
             (spans, dots) = (others, rest);
+        }
+        Ok(())
+    }
+
+    fn glide(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Glide]) -> Result<()> {
+        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        for op in ops {
+            if let Some(mut coupled) = all.coupled(op.metric) {
+                coupled.glide(op);
+                continue;
+            }
+            all.forget(op.to);
+            let [x, p, g] = &mut all.phase;
+            let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
+            points.glide(inv_mass.row(op.metric), op);
+        }
+        Ok(())
+    }
+
+    fn products(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        places: &[Place],
+        kinetic: &mut [f64],
+        dots: &mut [Dots],
+    ) -> Result<()> {
+        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        for ((&Place { metric, row }, kinetic), dots) in places.iter().zip(kinetic).zip(dots) {
+            let [pp, pg, gg] = match all.coupled(metric) {
+                Some(mut coupled) => coupled.products(row),
+                None => {
+                    let [_, p, g] = &all.phase;
+                    ops::products(p.row(row), g.row(row), inv_mass.row(metric))
+                }
+            };
+            (*kinetic, *dots) = (0.5 * pp, [pg, gg]);
         }
         Ok(())
     }

@@ -138,6 +138,23 @@ pub struct Step {
     pub drift: f64,
 }
 
+/// p' <- scale p + kick g, x' <- x + drift M^-1 p'. Both points may be the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Glide {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point (x, p, g).
+    pub from: usize,
+    /// Row of the point (x', p').
+    pub to: usize,
+    /// Multiple of the momentum.
+    pub scale: f64,
+    /// Multiple of the gradient.
+    pub kick: f64,
+    /// Multiple of the velocity.
+    pub drift: f64,
+}
+
 /// p <- p + kick g, at a point whose gradient has just been computed. If the trajectory is sure to go `onward` unless it
 /// ends here, the first half of that step, with the same kick, is taken in the same pass: p' <- p + kick g,
 /// x' <- x + drift M^-1 p'.
@@ -235,6 +252,20 @@ pub trait Device: Send {
         metrics: &Metrics,
         leaves: &[Leaf],
         spans: &[Span],
+        kinetic: &mut [f64],
+        dots: &mut [Dots],
+    ) -> Result<()>;
+
+    /// A step whose kick scales the momentum, as those of isokinetic dynamics do.
+    fn glide(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Glide]) -> Result<()>;
+
+    /// What the next kick of isokinetic dynamics depends on: `kinetic` gets p M^-1 p / 2 of each point, `dots` p M^-1 g and
+    /// g M^-1 g.
+    fn products(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        places: &[Place],
         kinetic: &mut [f64],
         dots: &mut [Dots],
     ) -> Result<()>;

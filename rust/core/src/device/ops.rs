@@ -203,6 +203,64 @@ impl<'a> Lanes<'a> {
     }
 }
 
+/// p' = scale p + kick g, x' = x + drift inv_mass p'. Both points may be the same.
+pub fn glide(from: Point, to: Point, inv_mass: &[f64], factors: [f64; 3]) {
+    simd::run(Glide { from, to, inv_mass, factors });
+}
+
+struct Glide<'a> {
+    from: Point<'a>,
+    to: Point<'a>,
+    inv_mass: &'a [f64],
+    factors: [f64; 3],
+}
+
+impl Loop for Glide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let n = self.inv_mass.len() / LANES;
+        let (from, to, inv_mass) =
+            (Lanes::new(self.from, n), Lanes::new(self.to, n), lanes(self.inv_mass, n));
+        let [scale, kick, drift] = self.factors.map(V::splat);
+        for (i, inv_mass) in inv_mass.iter().enumerate() {
+            let [x, p, g] = from.get::<V>(i);
+            let p = scale.mul(p).add(kick.mul(g));
+            p.put(&to.p[i]);
+            x.add(drift.mul(V::load(inv_mass).mul(p))).put(&to.x[i]);
+        }
+    }
+}
+
+/// p M^-1 p, p M^-1 g and g M^-1 g.
+pub fn products(p: &[f64], g: &[f64], inv_mass: &[f64]) -> [f64; 3] {
+    simd::run(Products { p, g, inv_mass })
+}
+
+struct Products<'a> {
+    p: &'a [f64],
+    g: &'a [f64],
+    inv_mass: &'a [f64],
+}
+
+impl Loop for Products<'_> {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> [f64; 3] {
+        let n = self.inv_mass.len() / LANES;
+        let [p, g, inv_mass] = [self.p, self.g, self.inv_mass].map(|v| lanes(v, n));
+        let mut sums = [V::splat(0.0); 3];
+        for i in 0..n {
+            let (p, g, inv_mass) = (V::load(&p[i]), V::load(&g[i]), V::load(&inv_mass[i]));
+            let (velocity, force) = (inv_mass.mul(p), inv_mass.mul(g));
+            sums = [sums[0].add(velocity.mul(p)), sums[1].add(velocity.mul(g)), sums[2].add(force.mul(g))];
+        }
+        sums.map(V::sum)
+    }
+}
+
 /// p = z mass_sqrt, where p holds z on entry; returns sum of z^2, which is p M^-1 p.
 pub fn scale_normal(p: &mut [f64], mass_sqrt: &[f64]) -> f64 {
     simd::run(ScaleNormal { p, mass_sqrt })

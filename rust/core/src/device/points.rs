@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::array::Shared;
-use super::{Dots, Leaf, Span, ops};
+use super::{Dots, Glide, Leaf, Span, ops};
 
 /// Coordinates of a leaf that are finished before the next ones, where it has more spans than one pass takes, so that the
 /// other passes find the leaf in the nearest cache.
@@ -22,6 +22,13 @@ pub struct Points<'a> {
 impl<'a> Points<'a> {
     fn get(&self, row: usize, block: &Range<usize>) -> ops::Point<'a> {
         ops::Point { x: self.x.row(row, block), p: self.p.row(row, block), g: self.g.row(row, block) }
+    }
+
+    /// A step with a diagonal metric.
+    pub fn glide(&self, inv_mass: &[f64], op: &Glide) {
+        let all = 0..inv_mass.len();
+        let [from, to] = [op.from, op.to].map(|row| self.get(row, &all));
+        ops::glide(from, to, inv_mass, [op.scale, op.kick, op.drift]);
     }
 
     /// Finish a leaf of a diagonal metric; returns p M^-1 p.

@@ -8,30 +8,106 @@
 //! A new kernel is a file with its settings ([`crate::settings::Configure`]), its statistics and its state machine, an entry
 //! of [`Kind`] and a line in each match of [`Kernel`].
 
+pub mod mams;
 pub mod nuts;
 
+use serde::{Deserialize, Serialize};
+
+use crate::device::Dots;
 use crate::integrate::{Arrival, Batch};
 use crate::rng::Stream;
-use crate::settings::Settings;
+use crate::settings::{Configure, Setting, Settings};
 use crate::trace::Statistic;
 use crate::tree::Slot;
+use mams::{Mams, MamsSettings, MamsState};
 use nuts::Nuts;
 
+/// How the kernel of the draws after the warm-up is chosen. The warm-up is that of [`Kind::Nuts`] always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sampler {
+    /// The no-U-turn sampler.
+    #[default]
+    Nuts,
+    /// The Metropolis-adjusted microcanonical sampler.
+    Mams,
+    /// That where the warm-up went well, otherwise the no-U-turn sampler.
+    Auto,
+}
+
+/// What a front end needs to know of a sampler.
+#[derive(Clone, Copy, Debug)]
+pub struct SamplerInfo {
+    /// The sampler.
+    pub sampler: Sampler,
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+    /// Settings that have no effect without it, or another sampler that has them too.
+    pub settings: &'static [Setting],
+}
+
+impl Sampler {
+    /// All samplers.
+    pub const ALL: &'static [SamplerInfo] = &[
+        SamplerInfo { sampler: Sampler::Nuts, name: "nuts", doc: "The no-U-turn sampler.", settings: &[] },
+        SamplerInfo {
+            sampler: Sampler::Mams,
+            name: "mams",
+            doc: "The Metropolis-adjusted microcanonical sampler, after a warm-up with the no-U-turn sampler.",
+            settings: MamsSettings::SETTINGS,
+        },
+        SamplerInfo {
+            sampler: Sampler::Auto,
+            name: "auto",
+            doc: "As 'mams' where the warm-up found a good metric and no chain lags, otherwise as 'nuts'.",
+            settings: MamsSettings::SETTINGS,
+        },
+    ];
+
+    /// The sampler of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|info| info.name == name).map(|info| info.sampler)
+    }
+
+    /// The kernels that it may use.
+    pub fn kernels(self) -> &'static [Kind] {
+        match self {
+            Sampler::Nuts => &[Kind::Nuts],
+            Sampler::Mams | Sampler::Auto => &[Kind::Nuts, Kind::Mams],
+        }
+    }
+
+    /// Rows of the points of a chain.
+    pub fn slots(self, settings: &Settings) -> usize {
+        self.kernels().iter().map(|kind| kind.slots(settings)).max().unwrap_or(0)
+    }
+
+    /// Largest number of spans that a step of a chain asks for.
+    pub fn spans(self, settings: &Settings) -> usize {
+        self.kernels().iter().map(|kind| kind.spans(settings)).max().unwrap_or(0)
+    }
+}
+
 /// Which kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The no-U-turn sampler.
+    #[default]
     Nuts,
+    /// The Metropolis-adjusted microcanonical kernel.
+    Mams,
 }
 
 impl Kind {
     /// All kernels.
-    pub const ALL: &'static [Kind] = &[Kind::Nuts];
+    pub const ALL: &'static [Kind] = &[Kind::Nuts, Kind::Mams];
 
     /// Its name in results.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Nuts => "nuts",
+            Kind::Mams => "mams",
         }
     }
 
@@ -39,6 +115,7 @@ impl Kind {
     pub const fn statistics(self) -> &'static [Statistic] {
         match self {
             Kind::Nuts => nuts::Outcome::STATISTICS,
+            Kind::Mams => Mams::STATISTICS,
         }
     }
 
@@ -46,6 +123,7 @@ impl Kind {
     pub fn slots(self, settings: &Settings) -> usize {
         match self {
             Kind::Nuts => Nuts::slots(&settings.nuts),
+            Kind::Mams => Mams::SLOTS,
         }
     }
 
@@ -53,6 +131,7 @@ impl Kind {
     pub fn spans(self, settings: &Settings) -> usize {
         match self {
             Kind::Nuts => Nuts::spans(&settings.nuts),
+            Kind::Mams => 0,
         }
     }
 }
@@ -77,7 +156,9 @@ pub struct Begin {
     pub logp: f64,
     /// Kinetic energy of its fresh momentum.
     pub kinetic: f64,
-    /// Step size.
+    /// Which transition of the draw it is, from 0.
+    pub transition: u64,
+    /// Step size, where it is not the kernel that knows it.
     pub step: f64,
     /// Largest number of doublings, if it is limited further than by the settings.
     pub max_depth: Option<u32>,
@@ -90,7 +171,7 @@ pub struct Begin {
 pub enum Next {
     /// Another step.
     Step,
-    /// A fresh momentum at the point in a slot, with its log density: the draw takes a further transition.
+    /// A fresh momentum at [`Kernel::position`]: the draw takes a further transition.
     Refresh,
     /// Nothing: the draw is complete.
     Draw,
@@ -148,13 +229,35 @@ fn padded(values: &[f64]) -> [f64; MOST_STATISTICS] {
 pub enum Kernel {
     /// The no-U-turn sampler.
     Nuts(Nuts),
+    /// The Metropolis-adjusted microcanonical kernel.
+    Mams(Mams),
+}
+
+/// What a kernel remembers between two draws.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum KernelState {
+    /// Nothing.
+    Nuts,
+    /// The Metropolis-adjusted microcanonical kernel.
+    Mams(MamsState),
 }
 
 impl Kernel {
-    /// A kernel with these settings.
-    pub fn new(kind: Kind, settings: &Settings, stream: Stream) -> Self {
-        match kind {
-            Kind::Nuts => Kernel::Nuts(Nuts::new(&settings.nuts, stream)),
+    /// A kernel for `dim` parameters with these settings. The stream is to be replaced when a transition begins.
+    pub fn new(state: KernelState, settings: &Settings, dim: usize, stream: Stream) -> Self {
+        match state {
+            KernelState::Nuts => Kernel::Nuts(Nuts::new(&settings.nuts, stream)),
+            KernelState::Mams(state) => {
+                Kernel::Mams(Mams::new(dim, settings.nuts.max_energy_error, state, stream))
+            }
+        }
+    }
+
+    /// What it remembers between two draws.
+    pub fn state(&self) -> KernelState {
+        match self {
+            Kernel::Nuts(_) => KernelState::Nuts,
+            Kernel::Mams(mams) => KernelState::Mams(mams.state()),
         }
     }
 
@@ -162,14 +265,34 @@ impl Kernel {
     pub fn kind(&self) -> Kind {
         match self {
             Kernel::Nuts(_) => Kind::Nuts,
+            Kernel::Mams(_) => Kind::Mams,
         }
     }
 
-    /// Begin a transition, the first of a draw or another.
-    pub fn begin(&mut self, begin: Begin) {
-        let Begin { slot, logp, kinetic, step, max_depth, stream } = begin;
+    /// Its step size, if it is not that of the adaptation.
+    pub fn step_size(&self) -> Option<f64> {
         match self {
-            Kernel::Nuts(nuts) => nuts.begin(slot, logp, kinetic, step, max_depth, stream),
+            Kernel::Nuts(_) => None,
+            Kernel::Mams(mams) => Some(mams.state().tuned.step),
+        }
+    }
+
+    /// Whether it begins a transition with the inner products of [`crate::device::Device::products`].
+    pub fn wants_products(&self) -> bool {
+        match self {
+            Kernel::Nuts(_) => false,
+            Kernel::Mams(_) => true,
+        }
+    }
+
+    /// Begin a transition, the first of a draw or another; with the inner products, if it wants them.
+    pub fn begin(&mut self, begin: Begin, products: Dots) {
+        match self {
+            Kernel::Nuts(nuts) => {
+                let Begin { slot, logp, kinetic, step, max_depth, stream, .. } = begin;
+                nuts.begin(slot, logp, kinetic, step, max_depth, stream);
+            }
+            Kernel::Mams(mams) => mams.begin(begin, products),
         }
     }
 
@@ -177,6 +300,7 @@ impl Kernel {
     pub fn request(&mut self, metric: usize, row: usize, batch: &mut Batch) {
         match self {
             Kernel::Nuts(nuts) => nuts.request(metric, row, batch),
+            Kernel::Mams(mams) => mams.request(metric, row, batch),
         }
     }
 
@@ -190,6 +314,7 @@ impl Kernel {
                     Next::Step
                 }
             }
+            Kernel::Mams(mams) => mams.absorb(arrival),
         }
     }
 
@@ -197,6 +322,7 @@ impl Kernel {
     pub fn position(&self) -> (Slot, f64) {
         match self {
             Kernel::Nuts(nuts) => nuts.position(),
+            Kernel::Mams(mams) => mams.position(),
         }
     }
 
@@ -205,6 +331,7 @@ impl Kernel {
     pub fn latest(&self) -> Option<(Slot, i64, f64)> {
         match self {
             Kernel::Nuts(nuts) => Some(nuts.latest()),
+            Kernel::Mams(_) => None,
         }
     }
 
@@ -212,6 +339,7 @@ impl Kernel {
     pub fn outcome(&self) -> Outcome {
         match self {
             Kernel::Nuts(nuts) => nuts.outcome().into(),
+            Kernel::Mams(mams) => mams.outcome(),
         }
     }
 }

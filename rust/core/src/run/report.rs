@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use crate::adapt::group::FitCounts;
+use crate::adapt::handover::{Choice, Handover};
 use crate::adapt::member::{Change, Member};
 use crate::adapt::pool::Check;
 use crate::block::Block;
 use crate::error::Result;
+use crate::kernel::mams::Tuned;
 use crate::metric::Metric;
 
 /// The warm-up of a chain.
@@ -28,6 +30,12 @@ pub struct ChainReport {
     pub shares: bool,
     /// Checks of a metric that the chain does not share.
     pub checks: Vec<Check>,
+    /// The kernel that made the draws, and why; `None` if there was nothing to choose or the run ended before.
+    pub choice: Option<Choice>,
+    /// What was chosen for that kernel, if it is another one than that of the warm-up.
+    pub tuned: Option<Tuned>,
+    /// Transitions that tuned it, and the gradients that they took.
+    pub tuning: [u64; 2],
 }
 
 impl ChainReport {
@@ -35,6 +43,7 @@ impl ChainReport {
     pub fn new(block: &Block) -> Result<Self> {
         let Some(chain) = block.chains().first() else { return Ok(Self::default()) };
         let member = chain.adaptation().member();
+        let handover = member.and_then(Member::handover);
         let mut fits = member.and_then(Member::group).map(|group| group.counts()).unwrap_or_default();
         fits.rejected += chain.refused_metrics();
         Ok(ChainReport {
@@ -45,6 +54,9 @@ impl ChainReport {
             fits,
             lagging: member.is_some_and(Member::is_lagging),
             shares: member.is_some_and(|member| member.group().is_none()),
+            choice: handover.and_then(Handover::choice),
+            tuned: handover.and_then(Handover::tuned),
+            tuning: handover.map(Handover::tuning).unwrap_or_default(),
             checks: block.pools().first().map(|pool| pool.checks().to_vec()).unwrap_or_default(),
         })
     }

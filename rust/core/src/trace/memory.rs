@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Keep, Record, Store};
 use crate::device::{Buf, Device, Row};
 use crate::error::{Error, Result};
-use crate::memory;
+use crate::{kernel, memory};
 
 /// Where and how a trajectory diverged.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +77,8 @@ impl DrawBlock {
 pub struct ChainTrace {
     /// Number of draws kept that belong to the warm-up; they come first.
     pub warmup: usize,
+    /// The kernel that made the draws after the warm-up.
+    pub kernel: kernel::Kind,
     /// The draws kept, in order.
     pub blocks: Vec<DrawBlock>,
     /// All divergences, of draws that are not kept too.
@@ -130,7 +132,7 @@ impl MemoryStore {
             blocks.push(DrawBlock::new(draws, dim, n_stats, keep)?);
             left -= draws;
         }
-        let trace = ChainTrace { warmup: 0, blocks, divergences: Vec::new() };
+        let trace = ChainTrace { blocks, ..ChainTrace::default() };
         Ok(MemoryStore { trace, current: 0, per_block, dim, keep })
     }
 
@@ -186,6 +188,9 @@ fn append_row(to: &mut Vec<f64>, dev: &dyn Device, buf: Buf, index: usize, dim: 
 impl Store for MemoryStore {
     fn append(&mut self, record: &Record<'_>) -> Result<()> {
         self.note_divergence(record)?;
+        if !record.tuning {
+            self.trace.kernel = record.kernel;
+        }
         let skipped =
             record.tuning && !self.keep.warmup || !record.draw_of_phase.is_multiple_of(self.keep.thin.max(1));
         if skipped {
@@ -240,6 +245,7 @@ mod tests {
                 draw,
                 draw_of_phase,
                 tuning,
+                kernel: kernel::Kind::Nuts,
                 dev: &dev,
                 phase,
                 row: 1,

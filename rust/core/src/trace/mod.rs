@@ -6,6 +6,7 @@ pub use memory::{ChainTrace, Divergent, DrawBlock, MemoryStore};
 
 use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
+use crate::kernel;
 
 /// Type of a statistic's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub struct Record<'a> {
     pub draw_of_phase: u64,
     /// Whether it belongs to the warm-up.
     pub tuning: bool,
+    /// The kernel that made it.
+    pub kernel: kernel::Kind,
     /// The device.
     pub dev: &'a dyn Device,
     /// The arrays that the point is in.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nutpie_core::device::{
-    Buf, Device, Dots, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step,
 };
 use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;
@@ -153,6 +153,34 @@ impl Device for Naive {
                 let next = Step { metric: leaf.metric, from: leaf.row, to, kick: leaf.kick, drift };
                 self.kick_drift(s, metrics, &[next])?;
             }
+        }
+        Ok(())
+    }
+
+    fn glide(&mut self, s: &Phase, metrics: &Metrics, ops: &[Glide]) -> Result<()> {
+        for op in ops {
+            let (x, p, g) = (self.get(s.x, op.from), self.get(s.p, op.from), self.get(s.g, op.from));
+            let new = combine(x.len(), |i| op.scale * p[i] + op.kick * g[i]);
+            let v = self.velocity(metrics, op.metric, &new);
+            self.set(s.x, op.to, combine(x.len(), |i| x[i] + op.drift * v[i]));
+            self.set(s.p, op.to, new);
+        }
+        Ok(())
+    }
+
+    fn products(
+        &mut self,
+        s: &Phase,
+        metrics: &Metrics,
+        places: &[Place],
+        kinetic: &mut [f64],
+        dots: &mut [Dots],
+    ) -> Result<()> {
+        for ((place, kinetic), dots) in places.iter().zip(kinetic).zip(dots) {
+            let (p, g) = (self.get(s.p, place.row), self.get(s.g, place.row));
+            let v = self.velocity(metrics, place.metric, &p);
+            *kinetic = 0.5 * dot(&v, &p);
+            *dots = [dot(&v, &g), dot(&self.velocity(metrics, place.metric, &g), &g)];
         }
         Ok(())
     }

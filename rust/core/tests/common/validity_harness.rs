@@ -10,7 +10,7 @@ use nutpie_core::density::{HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Row};
 use nutpie_core::error::Result;
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
-use nutpie_core::kernel::Kind;
+use nutpie_core::kernel::{KernelState, Kind};
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
@@ -111,6 +111,17 @@ impl Kernel {
         starts: &[Vec<f64>],
         draws: u64,
     ) -> Block {
+        self.block_with(&KernelState::Nuts, density, starts, draws)
+    }
+
+    /// The same with another kernel.
+    pub fn block_with<D: HostDensity + Clone + 'static>(
+        &self,
+        kernel: &KernelState,
+        density: &D,
+        starts: &[Vec<f64>],
+        draws: u64,
+    ) -> Block {
         let dim = density.dim();
         let mut settings = Settings { seed: self.seed, tune: 0, draws, ..Settings::default() };
         settings.nuts.max_depth = self.max_depth;
@@ -130,6 +141,7 @@ impl Kernel {
                 x: x.clone(),
                 g,
                 logp,
+                kernel: *kernel,
                 metric: self.metric.clone(),
                 inv_mass: self.metric.inv_mass_diagonal(),
                 moments: FisherDiagState {

@@ -1,0 +1,273 @@
+//! From the warm-up to the draws: which kernel makes them, and the transitions that tune it.
+//!
+//! The warm-up is done with the no-U-turn sampler. At its end the last check of the metric decides whether another kernel
+//! takes over. That one makes some transitions that are no draws, one at a time: after each the chains meet, and those that
+//! do not lag share a step size by dual averaging of their mean acceptance probability. Then all is fixed.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::member::Member;
+use super::settings::AdaptSettings;
+use super::step_size::DualAverage;
+use crate::kernel::mams::{MamsSettings, Tuned};
+use crate::kernel::{Kind, Sampler};
+use crate::settings::Settings;
+
+/// Draws of the warm-up whose cost a draw of the other kernel is to have.
+const PRICED_DRAWS: usize = 50;
+
+/// Transitions of each chain that tune the step size: these, or fewer when they have taken a share of the gradients of the
+/// warm-up, but no fewer than the least.
+const ROUNDS: u64 = 25;
+const LEAST_ROUNDS: u64 = 10;
+const SHARE_OF_WARMUP: f64 = 0.1;
+
+/// Shortest mean length of trajectories.
+const SHORTEST: f64 = 1.4;
+
+/// Fewest parameters of 'auto', and of the microcanonical kernel at all.
+const FEW_PARAMETERS: usize = 3;
+const LEAST_PARAMETERS: usize = 2;
+
+/// Why a kernel was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// It was asked for.
+    Asked,
+    /// The metric is good and no chain lags.
+    GoodMetric,
+    /// The metric does not fit the late draws.
+    BadMetric,
+    /// There were too few late draws to judge the metric by.
+    NoCheck,
+    /// A chain lags.
+    Lagging,
+    /// There are too few parameters.
+    FewParameters,
+    /// Chains warmed up by themselves.
+    Unpooled,
+}
+
+impl Why {
+    /// As a result puts it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Why::Asked => "it was asked for",
+            Why::GoodMetric => "the metric is good and no chain lags",
+            Why::BadMetric => "the metric did not fit the late draws of the warm-up",
+            Why::NoCheck => "the warm-up had too few draws to judge the metric by",
+            Why::Lagging => "a chain lagged at the end of the warm-up",
+            Why::FewParameters => "the model has too few parameters for another sampler",
+            Why::Unpooled => "chains warmed up by themselves",
+        }
+    }
+}
+
+/// What was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The kernel.
+    pub kernel: Kind,
+    /// Why.
+    pub why: Why,
+}
+
+/// What the end of a warm-up says of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdict {
+    /// Top eigenvalue of the covariance of late draws in the coordinates of the metric, if there were enough.
+    pub top_eigenvalue: Option<f64>,
+    /// Whether it is that of a bad metric.
+    pub bad_metric: bool,
+}
+
+/// How far a chain is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Stage {
+    /// In the warm-up.
+    Warmup,
+    /// It tunes the other kernel.
+    Tuning { step: DualAverage, rounds: u64 },
+    /// All is fixed.
+    Over,
+}
+
+/// The way of one chain from the warm-up to the draws.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handover {
+    sampler: Sampler,
+    mams: MamsSettings,
+    dim: usize,
+    stage: Stage,
+    choice: Option<Choice>,
+    tuned: Tuned,
+    /// Steps of the latest draws of the warm-up, of all of them, and of the transitions since then.
+    prices: VecDeque<u64>,
+    warmup_steps: u64,
+    tuning_steps: u64,
+    /// Transitions that tuned the kernel.
+    rounds: u64,
+    accept: f64,
+    /// Whether the chain is to take over what was chosen.
+    changed: bool,
+}
+
+impl Handover {
+    /// Of a chain with `dim` parameters.
+    pub fn new(settings: &Settings, dim: usize) -> Self {
+        Handover {
+            sampler: settings.sampler,
+            mams: settings.mams.clone(),
+            dim,
+            stage: Stage::Warmup,
+            choice: None,
+            tuned: Tuned::default(),
+            prices: VecDeque::with_capacity(PRICED_DRAWS),
+            warmup_steps: 0,
+            tuning_steps: 0,
+            rounds: 0,
+            accept: 0.0,
+            changed: false,
+        }
+    }
+
+    /// The kernel that makes the draws, and why; `None` before the end of the warm-up.
+    pub fn choice(&self) -> Option<Choice> {
+        self.choice
+    }
+
+    /// What was chosen for the kernel, if it is another one than that of the warm-up.
+    pub fn tuned(&self) -> Option<Tuned> {
+        self.choice.filter(|choice| choice.kernel != Kind::Nuts).map(|_| self.tuned)
+    }
+
+    /// Number of transitions that tuned the kernel, and the gradients that they took.
+    pub fn tuning(&self) -> [u64; 2] {
+        [self.rounds, self.tuning_steps]
+    }
+
+    /// The number of the tuning transition that the chain is to make now, if it is.
+    pub fn round(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Tuning { rounds, .. } => Some(*rounds),
+            _ => None,
+        }
+    }
+
+    /// What the kernel is to use from now on, if that has changed.
+    pub fn take_tuned(&mut self) -> Option<Tuned> {
+        std::mem::take(&mut self.changed).then_some(self.tuned)
+    }
+
+    /// A draw of the warm-up took so many steps.
+    pub(super) fn price(&mut self, steps: u64) {
+        if self.prices.len() == PRICED_DRAWS {
+            self.prices.pop_front();
+        }
+        self.prices.push_back(steps);
+        self.warmup_steps += steps;
+    }
+
+    /// Take in a tuning transition.
+    pub fn observe(&mut self, accept: f64, steps: u64) {
+        self.accept = accept;
+        self.tuning_steps += steps;
+    }
+
+    fn use_step(&mut self, step: f64, transitions: u64) {
+        self.tuned = Tuned { step, transitions, ..self.tuned };
+        self.changed = true;
+    }
+}
+
+/// All chains are at the end of their warm-up: choose the kernel.
+pub(super) fn choose(members: &mut [&mut Member], verdict: Verdict) {
+    let lagging = members.iter().any(|member| member.lagging);
+    let alone = members.len() == 1;
+    for member in members {
+        let first_step = member.step.average();
+        let Some(handover) = member.handover.as_mut() else { continue };
+        let choice = handover.decide(verdict, lagging, alone);
+        handover.choice = Some(choice);
+        if choice.kernel == Kind::Nuts {
+            handover.stage = Stage::Over;
+            continue;
+        }
+        let ell = verdict.top_eigenvalue.unwrap_or(1.0);
+        let length = if handover.mams.length > 0.0 { handover.mams.length } else { ell.sqrt().max(SHORTEST) };
+        handover.tuned = Tuned { length, ..Tuned::default() };
+        handover.stage = Stage::Tuning { step: DualAverage::near(first_step), rounds: 0 };
+        handover.use_step(DualAverage::near(first_step).current(), 1);
+    }
+}
+
+impl Handover {
+    fn decide(&self, verdict: Verdict, lagging: bool, alone: bool) -> Choice {
+        let nuts = |why| Choice { kernel: Kind::Nuts, why };
+        match self.sampler {
+            Sampler::Nuts => nuts(Why::Asked),
+            _ if self.dim < LEAST_PARAMETERS => nuts(Why::FewParameters),
+            Sampler::Mams => Choice { kernel: Kind::Mams, why: Why::Asked },
+            Sampler::Auto if self.dim < FEW_PARAMETERS => nuts(Why::FewParameters),
+            Sampler::Auto if alone => nuts(Why::Unpooled),
+            Sampler::Auto if lagging => nuts(Why::Lagging),
+            Sampler::Auto if verdict.top_eigenvalue.is_none() => nuts(Why::NoCheck),
+            Sampler::Auto if verdict.bad_metric => nuts(Why::BadMetric),
+            Sampler::Auto => Choice { kernel: Kind::Mams, why: Why::GoodMetric },
+        }
+    }
+}
+
+/// All chains have made a tuning transition: adapt the step size, and end the tuning when there were enough. The chains of
+/// which `apart` is true go by themselves.
+pub(super) fn tune(members: &mut [&mut Member], apart: impl Fn(&Member) -> bool) {
+    let (of_warmup, of_tuning) = members
+        .iter()
+        .filter_map(|member| member.handover.as_ref())
+        .fold((0, 0), |(warmup, tuning), handover| {
+            (warmup + handover.warmup_steps, tuning + handover.tuning_steps)
+        });
+    let dear = of_tuning as f64 >= SHARE_OF_WARMUP * of_warmup as f64;
+    let (near, others): (Vec<&mut &mut Member>, Vec<_>) =
+        members.iter_mut().partition(|member| !apart(member));
+    let mut groups: Vec<Vec<&mut &mut Member>> = others.into_iter().map(|member| vec![member]).collect();
+    groups.push(near);
+    for group in groups {
+        let settings = group.first().map(|member| member.settings.clone());
+        let mut together: Vec<&mut Handover> =
+            group.into_iter().filter_map(|member| member.handover.as_mut()).collect();
+        if let Some(settings) = settings {
+            tune_together(&mut together, &settings, dear);
+        }
+    }
+}
+
+/// The chains share a step size.
+fn tune_together(chains: &mut [&mut Handover], settings: &AdaptSettings, dear: bool) {
+    let n = chains.len() as f64;
+    let accept = chains.iter().map(|chain| chain.accept).sum::<f64>() / n;
+    let Some(first) = chains.first() else { return };
+    let Stage::Tuning { step, rounds } = &first.stage else { return };
+    let (mut step, rounds) = (step.clone(), rounds + 1);
+    step.update(accept, &AdaptSettings { target_accept: first.mams.target_accept, ..settings.clone() });
+    let over = rounds >= ROUNDS || (rounds >= LEAST_ROUNDS && dear);
+    let fixed = Tuned { step: step.average(), ..first.tuned };
+    let priced: f64 = chains.iter().map(|chain| chain.prices.len() as f64).sum();
+    let price = chains.iter().flat_map(|chain| &chain.prices).sum::<u64>() as f64 / priced.max(1.0);
+    let transitions = match first.mams.transitions {
+        0 => (price / fixed.gradients()).round().max(1.0) as u64,
+        wanted => wanted,
+    };
+    for chain in chains {
+        chain.rounds = rounds;
+        if over {
+            chain.stage = Stage::Over;
+            chain.use_step(fixed.step, transitions);
+        } else {
+            chain.stage = Stage::Tuning { step: step.clone(), rounds };
+            chain.use_step(step.current(), 1);
+        }
+    }
+}
