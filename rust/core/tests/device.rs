@@ -16,12 +16,17 @@ use naive::Naive;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::density::OnHost;
-use nutpie_core::device::{Cpu, Device, Dots, Leaf, Phase, Row, Span, Step};
+use nutpie_core::device::{Cpu, Device, Dots, Glide, Leaf, Phase, Place, Row, Span, Step};
+use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
 use nutpie_core::settings::Settings;
 
 fn run(dev: Box<dyn Device>, dim: usize, draws: u64) -> (Collected, u64) {
-    let settings = Settings { seed: 3, tune: 60, draws, ..Settings::default() };
+    run_with(Sampler::Nuts, dev, dim, draws)
+}
+
+fn run_with(sampler: Sampler, dev: Box<dyn Device>, dim: usize, draws: u64) -> (Collected, u64) {
+    let settings = Settings { seed: 3, tune: 60, draws, sampler, ..Settings::default() };
     let start: Vec<f64> = (0..dim).map(|i| 0.5 + (i as f64).sin()).collect();
     let density = Box::new(OnHost::new(Uneven(dim)));
     let mut block = Block::start(dev, density, &settings, &[Start::at(0, &start)], Pooling::Here).unwrap();
@@ -115,6 +120,68 @@ fn leaves_are_finished_as_documented() {
             for (a, b) in dots.iter().flatten().zip(dots_naive.iter().flatten()) {
                 assert!(near(*a, *b), "{what}: {dots:?} and {dots_naive:?}");
             }
+        }
+    }
+}
+
+/// What a glide and the inner products after it leave behind, where the next one begins at the same point.
+fn glided(mut dev: impl Device, dim: usize, metric: &Arc<Metric>, to: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
+    const ROWS: usize = 3;
+    let phase = Phase::alloc(&mut dev, ROWS, dim).unwrap();
+    let metrics = dev.alloc_metrics(2, dim).unwrap();
+    for (i, buf) in [phase.x, phase.p, phase.g].into_iter().enumerate() {
+        for index in 0..ROWS {
+            dev.write(Row { buf, index }, &scattered(dim, 3 * index + i)).unwrap();
+        }
+    }
+    dev.set_metric(&metrics, 1, metric).unwrap();
+    let (mut kinetic, mut dots) = ([f64::NAN; 2], [[f64::NAN; 2]; 2]);
+    let places = [0, to].map(|row| Place { metric: 1, row });
+    let glide = |from, scale, kick| Glide { metric: 1, from, to, scale, kick, drift: 0.3 };
+    dev.glide(&phase, &metrics, &[glide(0, 0.7, 0.4)]).unwrap();
+    dev.products(&phase, &metrics, &places, &mut kinetic, &mut dots).unwrap();
+    let mut numbers = [&kinetic[..], dots.as_flattened()].concat();
+    // With another gradient, in place.
+    dev.write(Row { buf: phase.g, index: to }, &scattered(dim, 50)).unwrap();
+    dev.glide(&phase, &metrics, &[glide(to, 1.2, -0.1)]).unwrap();
+    dev.products(&phase, &metrics, &places, &mut kinetic, &mut dots).unwrap();
+    numbers.extend(kinetic.iter().chain(dots.as_flattened()));
+    let mut rows = Vec::new();
+    for buf in [phase.x, phase.p] {
+        for index in 0..ROWS {
+            rows.push(vec![0.0; dim]);
+            dev.read(Row { buf, index }, rows.last_mut().unwrap()).unwrap();
+        }
+    }
+    (rows, numbers)
+}
+
+#[test]
+fn glides_and_products_are_as_documented() {
+    let small = (1..=20).flat_map(|dim| [0, 1, 2, dim / 3, dim / 2, dim].map(|rank| (dim, rank.min(dim))));
+    for (dim, rank) in small.chain([(500, 0), (200, 9), (60, 60)]) {
+        let metric = Arc::new(coupled(dim, rank, 0));
+        let matrix = probed(&mut Cpu::new(), &metric);
+        for to in [0, 2] {
+            let (rows, numbers) = glided(Cpu::new(), dim, &metric, to);
+            let (rows_naive, numbers_naive) = glided(Naive::with(1, &matrix), dim, &metric, to);
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * (1.0 + b.abs()) * (dim + 40 * rank) as f64;
+            for (a, b) in rows.iter().flatten().zip(rows_naive.iter().flatten()) {
+                assert!(near(*a, *b), "{dim}, rank {rank}: {a} and {b}");
+            }
+            assert!(numbers.iter().zip(&numbers_naive).all(|(a, b)| near(*a, *b)), "{dim}, rank {rank}");
+        }
+    }
+}
+
+#[test]
+fn a_naive_device_gives_the_same_chain_of_another_kernel() {
+    for dim in [2, 7, 16] {
+        let run = |dev: Box<dyn Device>| run_with(Sampler::Mams, dev, dim, 10);
+        let ((cpu, n_cpu), (naive, n_naive)) = (run(Box::new(Cpu::new())), run(Box::new(Naive::default())));
+        assert_eq!(n_cpu, n_naive);
+        for (a, b) in cpu.draws[0].iter().flatten().zip(naive.draws[0].iter().flatten()) {
+            assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{dim}: {a} and {b}");
         }
     }
 }

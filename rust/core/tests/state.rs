@@ -6,6 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Collected, Uneven, reproducible};
+use nutpie_core::adapt::handover::Why;
 use nutpie_core::adapt::pool::Pool;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
@@ -13,7 +14,7 @@ use nutpie_core::chain::{ChainState, DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
 use nutpie_core::device::Cpu;
 use nutpie_core::error::Error;
-use nutpie_core::kernel::Kind;
+use nutpie_core::kernel::{Kind, Sampler};
 use nutpie_core::run::{Control, Output, Run};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::Keep;
@@ -63,15 +64,64 @@ fn draws_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn chains_pool_alike_in_one_block_and_in_many() {
-    let settings = settings_of(Scheme::Auto, 3, 100, 20);
+fn draws_of_other_kernels_do_not_depend_on_the_number_of_threads() {
     let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
-    let apart = execute(&settings, 2, &density);
-    let points = starts(5);
-    let (all, _) = whole_run(&settings, &points);
-    for (chain, trace) in apart.chains.iter().enumerate() {
-        assert_eq!(trace.flat(|block| &block.positions), all.draws[chain].concat());
+    for (sampler, pool) in [(Sampler::Mams, true), (Sampler::Mams, false), (Sampler::Auto, true)] {
+        let mut settings = Settings { sampler, ..settings_of(Scheme::Auto, 8, 100, 80) };
+        settings.adapt.pool = pool;
+        let one = execute(&settings, 1, &density);
+        for cores in [2, 3, 16] {
+            let many = execute(&settings, cores, &density);
+            assert_eq!(reproducible(&one.chains), reproducible(&many.chains), "{sampler:?}");
+            assert_eq!(one.n_gradients, many.n_gradients);
+        }
+        assert!(one.chains.iter().all(|chain| chain.kernel == Kind::Mams && chain.draws() == 180));
+        let tuned: Vec<_> = one.reports.iter().map(|report| report.tuned.unwrap()).collect();
+        assert!(tuned.iter().all(|t| t.length >= 1.4 && t.transitions > 0));
+        assert_eq!(tuned.iter().all(|t| t.step == tuned[0].step), pool);
     }
+}
+
+#[test]
+fn chains_pool_alike_in_one_block_and_in_many() {
+    for sampler in [Sampler::Nuts, Sampler::Mams] {
+        let settings = Settings { sampler, ..settings_of(Scheme::Auto, 3, 100, 20) };
+        let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+        let apart = execute(&settings, 2, &density);
+        let points = starts(5);
+        let (all, _) = whole_run(&settings, &points);
+        for (chain, trace) in apart.chains.iter().enumerate() {
+            assert_eq!(trace.flat(|block| &block.positions), all.draws[chain].concat());
+        }
+    }
+}
+
+#[test]
+fn the_rule_keeps_the_kernel_where_it_should() {
+    let density = |dim| move || Box::new(OnHost::new(Uneven(dim))) as Box<dyn Density>;
+    let choice = |sampler, dim: usize, chains: usize, tune, pool| {
+        let mut settings = Settings { sampler, ..settings_of(Scheme::Auto, 8, tune, 5) };
+        settings.adapt.pool = pool;
+        let starts: Vec<Vec<f64>> = (0..chains).map(|c| vec![0.3 + c as f64; dim]).collect();
+        let output = run_of(&settings, &starts, 1, &density(dim)).execute(&Control::new(chains));
+        assert!(output.error.is_none());
+        let choice = output.reports[0].choice;
+        let made = output.chains[0].kernel;
+        assert_eq!(made, choice.map_or(Kind::Nuts, |choice| choice.kernel));
+        choice.map(|choice| (choice.kernel, choice.why))
+    };
+    use Sampler::{Auto, Mams, Nuts};
+    assert_eq!(choice(Nuts, 3, 2, 100, true), None);
+    assert_eq!(choice(Auto, 3, 2, 100, true), Some((Kind::Mams, Why::GoodMetric)));
+    assert_eq!(choice(Auto, 2, 2, 100, true), Some((Kind::Nuts, Why::FewParameters)));
+    assert_eq!(choice(Mams, 2, 2, 100, true), Some((Kind::Mams, Why::Asked)));
+    assert_eq!(choice(Mams, 1, 2, 100, true), Some((Kind::Nuts, Why::FewParameters)));
+    assert_eq!(choice(Auto, 3, 2, 100, false), Some((Kind::Nuts, Why::Unpooled)));
+    assert_eq!(choice(Auto, 3, 1, 100, true), Some((Kind::Nuts, Why::Unpooled)));
+    assert_eq!(choice(Mams, 3, 1, 100, true), Some((Kind::Mams, Why::Asked)));
+    // Without a warm-up there is nothing that could prepare another kernel.
+    assert_eq!(choice(Mams, 3, 2, 0, true), None);
+    assert_eq!(choice(Mams, 3, 2, 1, true), Some((Kind::Mams, Why::Asked)));
 }
 
 /// Chains in one block, and the state of the block before each draw at which all chains stood still together.
@@ -94,12 +144,17 @@ fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<(u64, 
 
 #[test]
 fn resumed_chains_go_on_as_if_they_had_never_stopped() {
-    for (scheme, chains) in schemes().map(|scheme| (scheme, 1)).chain([(Scheme::Auto, 3), (Scheme::Dense, 2)])
-    {
-        let settings = settings_of(scheme, 2, 120, 60);
+    let with = |sampler| move |(scheme, chains)| (sampler, scheme, chains);
+    let nuts = schemes().map(|scheme| (scheme, 1)).chain([(Scheme::Auto, 3), (Scheme::Dense, 2)]);
+    let mams = [(Scheme::Auto, 3), (Scheme::LowRank, 1)].map(with(Sampler::Mams));
+    for (sampler, scheme, chains) in nuts.map(with(Sampler::Nuts)).chain(mams) {
+        let settings = Settings { sampler, ..settings_of(scheme, 2, 120, 60) };
         let (whole, saved) = whole_run(&settings, &starts(chains));
         // In the early windows, in the main ones, in the final part of the warm-up, and after it.
         let mut tried = 0;
+        // Rounds that tune another kernel come before the same draw, each with a state of its own.
+        let tuning = saved.iter().filter(|(draw, _)| *draw == settings.tune).count();
+        assert_eq!(tuning > 10, sampler == Sampler::Mams, "{tuning}");
         for &(stop, ref state) in saved.iter().step_by(if chains == 1 { 17 } else { 5 }) {
             tried += 1;
             let (states, pools): (Vec<ChainState>, Vec<Pool>) = postcard::from_bytes(state).unwrap();

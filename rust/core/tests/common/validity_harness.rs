@@ -235,15 +235,20 @@ const MAX_STANDARD_ERROR: f64 = 0.01;
 /// Compare averages of the draws of independent seeds with the exact expectations. The Monte-Carlo error is the spread
 /// between seeds, so it needs no formula for effective sample sizes.
 pub fn check(target: &str, functionals: &[Functional], run: impl Fn(u64) -> Vec<Vec<f64>>) {
+    check_seeds(target, SEEDS, functionals, run);
+}
+
+/// [`check`] with another number of seeds.
+pub fn check_seeds(target: &str, seeds: u64, functionals: &[Functional], run: impl Fn(u64) -> Vec<Vec<f64>>) {
     assert!(!functionals.is_empty());
     let mut estimates = vec![Vec::new(); functionals.len()];
     let mut variances = vec![0.0; functionals.len()];
-    for seed in 0..SEEDS {
+    for seed in 0..seeds {
         let draws = run(seed);
         for ((f, estimates), variance) in functionals.iter().zip(&mut estimates).zip(&mut variances) {
             let n = draws.len() as f64;
             estimates.push(draws.iter().map(|x| (f.of)(x)).sum::<f64>() / n);
-            *variance += draws.iter().map(|x| ((f.of)(x) - f.truth).powi(2)).sum::<f64>() / n / SEEDS as f64;
+            *variance += draws.iter().map(|x| ((f.of)(x) - f.truth).powi(2)).sum::<f64>() / n / seeds as f64;
         }
     }
     let mut wrong = Vec::new();
