@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
 import os
 from collections.abc import Sequence
@@ -49,10 +50,12 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     Raises
     ------
     ValueError
-        If it is not, listing them.
+        If it is not, listing them and naming the nearest.
     """
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}")
+        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}{hint}")
 
 
 def available_cores() -> int:

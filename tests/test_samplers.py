@@ -1,0 +1,220 @@
+"""`sampler=`: what makes the draws after the warm-up."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import arviz as az
+import numpy as np
+import pymc as pm
+import pytest
+from results import groups
+from simple_model import NormalModel
+from synthetic import clean_arrays, result_of
+
+import nutpie
+from nutpie import _lib
+from nutpie.diagnose import diagnose
+
+#: Statistics of draws by the microcanonical kernel, beside those that every chain has.
+OWN = {
+    "logp": "float64",
+    "energy_error": "float64",
+    "acceptance_rate": "float64",
+    "n_steps": "uint64",
+    "n_accepted": "uint64",
+    "rejection_run": "uint64",
+    "diverging": "bool",
+}
+COMMON = {
+    "step_size": "float64",
+    "step_size_bar": "float64",
+    "tuning": "bool",
+    "fisher_distance": "float64",
+    "transformation_index": "int64",
+    "num_eigenvalues": "uint64",
+    "process_time_diff": "float64",
+}
+
+
+def sample(model, sampler, **keywords):
+    options = {"draws": 200, "chains": 4, "seed": 3, "progress_bar": False, "check": False} | keywords
+    return nutpie.sample(model, sampler=sampler, **options)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return NormalModel(5)
+
+
+@pytest.fixture(scope="module")
+def mams(model):
+    return sample(model, "mams", draws=1000)
+
+
+def test_statistics_have_a_schema_by_kernel(mams):
+    found = {name: str(v.dtype) for name, v in mams.sample_stats.data_vars.items()}
+    assert found == OWN | COMMON | {"lp": "float64"}
+    before = {name for name, _, _, _ in _lib.statistics("nuts")}
+    assert before <= set(mams.warmup_sample_stats.data_vars)
+    assert "depth" not in mams.sample_stats and "rejection_run" not in mams.warmup_sample_stats
+    for name, _, doc, _ in _lib.statistics("mams"):
+        assert mams.sample_stats[name].attrs["description"] == doc
+    with pytest.raises(ValueError, match="no kernel"):
+        _lib.statistics("hmm")
+
+
+def test_statistics_are_those_of_the_draws(mams):
+    stats, x = mams.sample_stats, mams.posterior["x"].values
+    sd = np.arange(1, 6)
+    np.testing.assert_allclose(stats["logp"], -0.5 * np.square(x / sd).sum(axis=-1), rtol=1e-10)
+    np.testing.assert_array_equal(stats["lp"], stats["logp"])
+    transitions = mams.adaptation["kernel_transitions"].values
+    assert (stats["n_accepted"].values <= transitions[:, None]).all()
+    assert (stats["n_steps"].values >= transitions[:, None]).all()
+    stood = np.diff(stats["logp"].values, axis=1) == 0
+    np.testing.assert_array_equal(stood, stats["n_accepted"].values[:, 1:] == 0)
+    # A run that goes on over draws is counted on.
+    run, none = stats["rejection_run"].values.astype(int), stats["n_accepted"].values == 0
+    assert (run[none] >= transitions[0]).all()
+    assert 0.8 < float(stats["acceptance_rate"].mean()) < 0.97
+    assert not stats["diverging"].any() and (stats["step_size"] == mams.adaptation["kernel_step_size"][0]).all()
+
+
+def test_draws_are_right(mams):
+    x, sd = mams.posterior["x"], np.arange(1, 6)
+    error = sd / np.sqrt(az.ess(mams.posterior)["x"])
+    assert (np.abs(x.mean(("chain", "draw"))) < 4.5 * error).all()
+    squares = (mams.posterior["x"] / sd) ** 2
+    error = np.sqrt(2 / az.ess(squares.to_dataset(name="s"))["s"])
+    assert (np.abs(squares.mean(("chain", "draw")) - 1) < 4.5 * error).all()
+
+
+def test_the_result_says_what_was_chosen(model, mams):
+    adaptation, settings = mams.adaptation, json.loads(mams.posterior.attrs["inference_library_settings"])
+    assert settings["sampler"] == settings["kernel"] == "mams"
+    assert adaptation.attrs["kernel"] == "mams" and adaptation.attrs["kernel_reason"] == "it was asked for"
+    assert (adaptation["kernel_length"] >= 1.4).all() and (adaptation["kernel_rounds"] >= 10).all()
+    assert (adaptation["kernel_gradients"] < adaptation["warmup_gradients"]).all()
+    total = int(mams.sample_stats["n_steps"].sum()) + int(adaptation["warmup_gradients"].sum())
+    assert total == mams.posterior.attrs["n_gradients"]
+    plain = sample(model, "nuts")
+    assert "kernel" not in plain.adaptation.attrs and "kernel_length" not in plain.adaptation
+    assert "kernel" not in json.loads(plain.posterior.attrs["inference_library_settings"])
+
+
+@pytest.mark.parametrize(
+    ("n_dim", "keywords", "kernel", "reason"),
+    [
+        (5, {}, "mams", "the metric is good and no chain lags"),
+        (2, {}, "nuts", "the model has too few parameters for another sampler"),
+        (5, {"pool": False}, "nuts", "chains warmed up by themselves"),
+        (5, {"chains": 1}, "nuts", "chains warmed up by themselves"),
+        (5, {"adaptation": "diag"}, "nuts", "there was no warm-up that could prepare another sampler"),
+        (5, {"tune": 0}, "nuts", "there was no warm-up that could prepare another sampler"),
+    ],
+)
+def test_the_automatic_choice(n_dim, keywords, kernel, reason):
+    result = sample(NormalModel(n_dim), "auto", draws=20, **keywords)
+    assert result.adaptation.attrs["sampler"] == "auto"
+    assert (result.adaptation.attrs["kernel"], result.adaptation.attrs["kernel_reason"]) == (kernel, reason)
+    assert json.loads(result.posterior.attrs["inference_library_settings"])["kernel"] == kernel
+    assert ("depth" in result.sample_stats) == (kernel == "nuts")
+    assert ("kernel_length" in result.adaptation) == (kernel == "mams")
+
+
+def test_auto_is_one_of_the_two(model, mams):
+    auto = sample(model, "auto", draws=1000)
+    np.testing.assert_array_equal(auto.posterior["x"], mams.posterior["x"])
+    single = {"draws": 100, "chains": 1}
+    np.testing.assert_array_equal(
+        sample(model, "auto", **single).posterior["x"], sample(model, "nuts", **single).posterior["x"]
+    )
+
+
+def test_the_warm_up_is_the_same(model, mams):
+    nuts = sample(model, "nuts", draws=10)
+    np.testing.assert_array_equal(nuts.warmup_posterior["x"], mams.warmup_posterior["x"])
+
+
+def test_draws_do_not_depend_on_cores(model, mams):
+    for cores in (1, 3, 16):
+        again = sample(model, "mams", draws=1000, cores=cores)
+        np.testing.assert_array_equal(again.posterior["x"], mams.posterior["x"])
+    thinned = sample(model, "mams", draws=1000, thin=7)
+    np.testing.assert_array_equal(thinned.posterior["x"], mams.posterior["x"][:, ::7])
+
+
+def test_settings_of_the_kernel(model):
+    result = sample(model, "mams", mams_transitions=3, mams_length=2.0, mams_target_accept=0.8)
+    assert (result.adaptation["kernel_transitions"] == 3).all() and (result.adaptation["kernel_length"] == 2).all()
+    careful = sample(model, "mams", mams_target_accept=0.99)
+    assert careful.adaptation["kernel_step_size"][0] < result.adaptation["kernel_step_size"][0]
+
+
+def test_what_does_not_go_together_is_refused(model):
+    with pytest.raises(ValueError, match="sampler='mamms' is not available; choose from .*did you mean 'mams'"):
+        sample(model, "mamms")
+    with pytest.raises(ValueError, match="mams_length has no effect with sampler='nuts'; it is for 'mams' or 'auto'"):
+        sample(model, "nuts", mams_length=2.0)
+    with pytest.raises(TypeError, match="did you mean 'mams_transitions'"):
+        sample(model, "mams", mams_transition=2)
+    with pytest.raises(ValueError, match="adaptation='diag' does not prepare it; it is for 'auto'"):
+        sample(model, "mams", adaptation="diag")
+    with pytest.raises(ValueError, match="it needs a warm-up, and tune is 0"):
+        sample(model, "mams", tune=0)
+    with pytest.raises(ValueError, match="it needs two parameters or more, and this model has 1"):
+        sample(NormalModel(1), "mams")
+
+
+def test_a_run_under_way_can_be_looked_at(model):
+    run = sample(model, "mams", draws=100_000, blocking=False)
+    while min(chain.finished_draws for chain in run.progress()) < 500:
+        pass
+    part = run.inspect()
+    assert "rejection_run" in part.sample_stats and "depth" in part.warmup_sample_stats
+    run.cancel()
+
+
+def test_results_can_be_written(mams, tmp_path):
+    mams.to_netcdf(str(tmp_path / "run.nc"))
+    back = groups(az.from_netcdf(str(tmp_path / "run.nc")))
+    for name, group in groups(mams).items():
+        assert set(back[name].data_vars) == set(group.data_vars)
+
+
+def test_many_rejections_are_reported():
+    posterior, stats = clean_arrays()
+    for name in ("depth", "maxdepth_reached", "index_in_trajectory", "energy"):
+        del stats[name]
+    shape = stats["logp"].shape
+    stats["acceptance_rate"] = stats.pop("mean_tree_accept")
+    stats["rejection_run"] = np.zeros(shape, dtype=np.uint64)
+    stats["rejection_run"][2, 40] = 20
+    assert not [p for p in diagnose(result_of(posterior, stats)).problems if p.kind == "rejections"]
+    stats["rejection_run"][2, 40] = 57
+    (problem,) = [p for p in diagnose(result_of(posterior, stats)).problems if p.kind == "rejections"]
+    assert problem.severity == "warning" and problem.where == ("chain 2",)
+    assert problem.message == "Chain 2 rejected up to 57 transitions in a row (more than 20)."
+    assert "sampler='nuts'" in problem.advice
+
+
+def test_advice_names_the_setting_of_the_kernel():
+    posterior, stats = clean_arrays()
+    stats["diverging"][0, :3] = True
+    for kernel, name in (("mams", " mams_target_accept=0.95"), ("nuts", " target_accept=0.95")):
+        result = result_of(posterior, stats, settings={"kernel": kernel})
+        (problem,) = [p for p in diagnose(result).problems if p.kind == "divergences"]
+        assert name in problem.advice
+
+
+def test_through_pymc():
+    with pm.Model():
+        pm.Normal("x", 0, [1.0, 2.0, 3.0])
+        options = {"draws": 200, "tune": 150, "chains": 2, "random_seed": 1, "progressbar": False}
+        if inspect.signature(pm.sample).parameters["nuts_sampler"].default is None:
+            result = pm.sample(**options, nuts={"sampler": "auto"})
+        else:
+            result = pm.sample(**options, nuts_sampler="nutpie", nuts_sampler_kwargs={"sampler": "auto"})
+    assert result.adaptation.attrs["kernel"] == "mams" and "rejection_run" in result.sample_stats
