@@ -1,7 +1,7 @@
 //! Nanoseconds per leapfrog, without the density, beside a copy of the bytes that a leapfrog must touch.
 //!
 //! `cargo bench --bench leapfrog [-- DIM ...]` prints a table for diagonal metrics, and with `rank=20` among the arguments one
-//! that has leapfrogs of a metric of that rank beside them. The density is a standard normal, timed alone and subtracted. "all" is
+//! that has leapfrogs of a metric of that rank beside them, with `kernels` one of the kernels. The density is a standard normal, timed alone and subtracted. "all" is
 //! CPU time of sampling per gradient, everything included: momenta, trees, stored draws. "copy" moves as many bytes as one
 //! leapfrog with its U-turn checks by sums of momenta must read and write at the least, 82 per coordinate (half read, half
 //! written), over as many arrays as a trajectory cycles through. (With displacements in place of the sums it would be 66.)
@@ -16,6 +16,7 @@ use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{Chain, N_STATISTICS};
 use nutpie_core::density::{Failure, HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Device, Leaf, Moments, Phase, Refresh, Sample, Span, Step};
+use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
@@ -266,7 +267,60 @@ fn phases(dim: usize) -> [f64; 5] {
     [refresh, kick_drift, bare, two, adapt].map(|s| s * 1e9)
 }
 
+/// Nanoseconds per gradient of the draws of a sampler after a warm-up that keeps the metric diagonal, gradients per draw,
+/// and gradients per momentum.
+fn kernel(sampler: Sampler, dim: usize, draws: u64) -> [f64; 3] {
+    let adapt = AdaptSettings { max_rank: 0, ..AdaptSettings::new(Scheme::LowRank) };
+    let settings = Settings { seed: 1, tune: 100, draws, sampler, adapt, ..Settings::default() };
+    let density = Box::new(OnHost::new(Normal(dim)));
+    let mut store =
+        MemoryStore::new(dim, N_STATISTICS, settings.tune, draws, Keep::default()).expect("memory");
+    let start = vec![0.5; dim];
+    let starts = [Start::at(0, &start)];
+    let mut block =
+        Block::start(Box::new(Cpu::new()), density, &settings, &starts, Pooling::Here).expect("a start");
+    let mut after_warmup = false;
+    while !after_warmup {
+        block.round(&mut store, |done| after_warmup = !done.tuning).expect("round");
+    }
+    let (clock, before) = (seconds(), block.chains()[0].n_gradients());
+    while !block.done() {
+        block.round(&mut store, |_| ()).expect("round");
+    }
+    let gradients = (block.chains()[0].n_gradients() - before) as f64;
+    let handover = block.chains()[0].adaptation().member().and_then(|member| member.handover());
+    let transitions = handover.and_then(|h| h.tuned()).map_or(1, |tuned| tuned.transitions) as f64;
+    let per_draw = gradients / (draws - 1) as f64;
+    [(seconds() - clock) * 1e9 / gradients, per_draw, per_draw / transitions]
+}
+
+/// The kernels in turn, several times over.
+fn kernels(chosen: &[usize]) {
+    println!("nanoseconds per gradient, density subtracted; gradients per draw and per momentum");
+    for (dim, draws) in [(10, 20_000), (100, 10_000), (1_000, 2_000), (10_000, 150)] {
+        if !chosen.is_empty() && !chosen.contains(&dim) {
+            continue;
+        }
+        let density = density(dim);
+        for sampler in [Sampler::Nuts, Sampler::Mams] {
+            let runs = (0..5).map(|_| kernel(sampler, dim, draws));
+            let [time, per_draw, per_momentum] =
+                runs.reduce(|a, b| if b[0] < a[0] { b } else { a }).unwrap_or([f64::NAN; 3]);
+            println!(
+                "{dim:>8} {:>6} {:>10.0} {per_draw:>7.1} {per_momentum:>7.1}",
+                format!("{sampler:?}"),
+                time - density
+            );
+        }
+    }
+}
+
 fn main() {
+    if std::env::args().any(|a| a == "kernels") {
+        let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+        kernels(&chosen);
+        return;
+    }
     let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let rank = std::env::args().find_map(|a| a.strip_prefix("rank=").and_then(|r| r.parse().ok()));
     if let Some(rank) = rank {

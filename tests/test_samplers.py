@@ -58,7 +58,8 @@ def test_statistics_have_a_schema_by_kernel(mams):
     assert found == OWN | COMMON | {"lp": "float64"}
     before = {name for name, _, _, _ in _lib.statistics("nuts")}
     assert before <= set(mams.warmup_sample_stats.data_vars)
-    assert "depth" not in mams.sample_stats and "rejection_run" not in mams.warmup_sample_stats
+    assert "depth" not in mams.sample_stats
+    assert "rejection_run" not in mams.warmup_sample_stats
     for name, _, doc, _ in _lib.statistics("mams"):
         assert mams.sample_stats[name].attrs["description"] == doc
     with pytest.raises(ValueError, match="no kernel"):
@@ -79,7 +80,8 @@ def test_statistics_are_those_of_the_draws(mams):
     run, none = stats["rejection_run"].values.astype(int), stats["n_accepted"].values == 0
     assert (run[none] >= transitions[0]).all()
     assert 0.8 < float(stats["acceptance_rate"].mean()) < 0.97
-    assert not stats["diverging"].any() and (stats["step_size"] == mams.adaptation["kernel_step_size"][0]).all()
+    assert not stats["diverging"].any()
+    assert (stats["step_size"] == mams.adaptation["kernel_step_size"][0]).all()
 
 
 def test_draws_are_right(mams):
@@ -94,13 +96,16 @@ def test_draws_are_right(mams):
 def test_the_result_says_what_was_chosen(model, mams):
     adaptation, settings = mams.adaptation, json.loads(mams.posterior.attrs["inference_library_settings"])
     assert settings["sampler"] == settings["kernel"] == "mams"
-    assert adaptation.attrs["kernel"] == "mams" and adaptation.attrs["kernel_reason"] == "it was asked for"
-    assert (adaptation["kernel_length"] >= 1.4).all() and (adaptation["kernel_rounds"] >= 10).all()
+    assert adaptation.attrs["kernel"] == "mams"
+    assert adaptation.attrs["kernel_reason"] == "it was asked for"
+    assert (adaptation["kernel_length"] >= 1.4).all()
+    assert (adaptation["kernel_rounds"] >= 10).all()
     assert (adaptation["kernel_gradients"] < adaptation["warmup_gradients"]).all()
     total = int(mams.sample_stats["n_steps"].sum()) + int(adaptation["warmup_gradients"].sum())
     assert total == mams.posterior.attrs["n_gradients"]
     plain = sample(model, "nuts")
-    assert "kernel" not in plain.adaptation.attrs and "kernel_length" not in plain.adaptation
+    assert "kernel" not in plain.adaptation.attrs
+    assert "kernel_length" not in plain.adaptation
     assert "kernel" not in json.loads(plain.posterior.attrs["inference_library_settings"])
 
 
@@ -148,13 +153,14 @@ def test_draws_do_not_depend_on_cores(model, mams):
 
 def test_settings_of_the_kernel(model):
     result = sample(model, "mams", mams_transitions=3, mams_length=2.0, mams_target_accept=0.8)
-    assert (result.adaptation["kernel_transitions"] == 3).all() and (result.adaptation["kernel_length"] == 2).all()
+    assert (result.adaptation["kernel_transitions"] == 3).all()
+    assert (result.adaptation["kernel_length"] == 2).all()
     careful = sample(model, "mams", mams_target_accept=0.99)
     assert careful.adaptation["kernel_step_size"][0] < result.adaptation["kernel_step_size"][0]
 
 
 def test_what_does_not_go_together_is_refused(model):
-    with pytest.raises(ValueError, match="sampler='mamms' is not available; choose from .*did you mean 'mams'"):
+    with pytest.raises(ValueError, match=r"sampler='mamms' is not available; choose from .*did you mean 'mams'"):
         sample(model, "mamms")
     with pytest.raises(ValueError, match="mams_length has no effect with sampler='nuts'; it is for 'mams' or 'auto'"):
         sample(model, "nuts", mams_length=2.0)
@@ -173,7 +179,8 @@ def test_a_run_under_way_can_be_looked_at(model):
     while min(chain.finished_draws for chain in run.progress()) < 500:
         pass
     part = run.inspect()
-    assert "rejection_run" in part.sample_stats and "depth" in part.warmup_sample_stats
+    assert "rejection_run" in part.sample_stats
+    assert "depth" in part.warmup_sample_stats
     run.cancel()
 
 
@@ -195,7 +202,8 @@ def test_many_rejections_are_reported():
     assert not [p for p in diagnose(result_of(posterior, stats)).problems if p.kind == "rejections"]
     stats["rejection_run"][2, 40] = 57
     (problem,) = [p for p in diagnose(result_of(posterior, stats)).problems if p.kind == "rejections"]
-    assert problem.severity == "warning" and problem.where == ("chain 2",)
+    assert problem.severity == "warning"
+    assert problem.where == ("chain 2",)
     assert problem.message == "Chain 2 rejected up to 57 transitions in a row (more than 20)."
     assert "sampler='nuts'" in problem.advice
 
@@ -217,4 +225,5 @@ def test_through_pymc():
             result = pm.sample(**options, nuts={"sampler": "auto"})
         else:
             result = pm.sample(**options, nuts_sampler="nutpie", nuts_sampler_kwargs={"sampler": "auto"})
-    assert result.adaptation.attrs["kernel"] == "mams" and "rejection_run" in result.sample_stats
+    assert result.adaptation.attrs["kernel"] == "mams"
+    assert "rejection_run" in result.sample_stats

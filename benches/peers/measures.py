@@ -92,7 +92,7 @@ def _rank_rhat(halves, ranks):
 
 
 def score(draws):
-    """What a run is judged by: bulk and tail ESS of the parameters, bulk ESS of their squares about the mean, and R-hat."""
+    """What a run is judged by: R-hat, bulk and tail ESS of parameters, bulk ESS of their squares about the mean."""
     halves = split(draws)
     ranks = normal_ranks(halves)
     found = ess(ranks)

@@ -39,8 +39,8 @@ class Problem:
     Parameters
     ----------
     kind
-        ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"rejections"``, ``"energy"``,
-        ``"depth"``, ``"lagging"``, ``"metric"``, ``"rejected_fits"``, ``"few_draws"``, ``"one_chain"`` or
+        ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"rejections"``,
+        ``"energy"``, ``"depth"``, ``"lagging"``, ``"metric"``, ``"rejected_fits"``, ``"few_draws"``, ``"one_chain"`` or
         ``"incomplete"``.
     severity
         ``"error"``: do not use the draws as they are. ``"warning"``: results may be biased or imprecise. ``"note"``:

@@ -192,10 +192,10 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for a setting that has no effect with this ``adaptation`` or ``sampler``; for a ``sampler`` that
-        this model or warm-up does not allow; for ``log_likelihood``
-        with a model without observed variables; for a start or metric whose names, shapes or values do not fit the
-        model; or when no start with a finite log density and gradient is found, naming the variables.
+        For a value out of bounds; for a setting that has no effect with this ``adaptation`` or ``sampler``; for a
+        ``sampler`` that this model or warm-up does not allow; for ``log_likelihood`` with a model without observed
+        variables; for a start or metric whose names, shapes or values do not fit the model; or when no start with a
+        finite log density and gradient is found, naming the variables.
     Exception
         Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is. Its attribute
         ``partial_trace`` is a result with all draws so far and their statistics; draws whose variables could not be

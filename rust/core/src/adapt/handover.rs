@@ -257,7 +257,7 @@ fn tune_together(chains: &mut [&mut Handover], settings: &AdaptSettings, dear: b
     let priced: f64 = chains.iter().map(|chain| chain.prices.len() as f64).sum();
     let price = chains.iter().flat_map(|chain| &chain.prices).sum::<u64>() as f64 / priced.max(1.0);
     let transitions = match first.mams.transitions {
-        0 => (price / fixed.gradients()).round().max(1.0) as u64,
+        0 => (price / fixed.gradients()).floor().max(1.0) as u64,
         wanted => wanted,
     };
     for chain in chains {

@@ -44,7 +44,7 @@ pub struct MamsSettings {
     pub target_accept: f64,
     /// T; 0 for that of the late draws of the warm-up.
     pub length: f64,
-    /// Transitions for each draw; 0 for as many as cost what a draw of the warm-up costs.
+    /// Transitions for each draw; 0 for as many as cost no more than a draw of the warm-up.
     pub transitions: u64,
 }
 
@@ -77,7 +77,8 @@ impl Configure for MamsSettings {
             default: Value::Int(0),
             min: 0.0,
             max: 1e6,
-            doc: "Transitions of 'mams' for each draw. 0 stands for as many as take the gradients of a late warm-up draw.",
+            doc: "Transitions of 'mams' for each draw. 0 stands for as many as take no more gradients than a late \
+                  warm-up draw, on average.",
         },
     ];
 
@@ -326,8 +327,8 @@ impl Mams {
         self.sums.transitions += 1;
         self.sums.accept += accept;
         self.sums.energy_error = error;
-        // Written so that an error that is not a number is a divergence and a rejection.
-        if !(error <= self.max_energy_error) {
+        // It is a number, or infinite where something was not finite.
+        if error > self.max_energy_error {
             let energy = self.work - logp;
             let (from, to) = (self.slot, self.trial);
             // The first one of a draw.
