@@ -17,6 +17,7 @@ use nutpie_core::chain::{Chain, N_STATISTICS};
 use nutpie_core::density::{Failure, HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Device, Leaf, Moments, Phase, Refresh, Sample, Span, Step};
 use nutpie_core::kernel::Sampler;
+use nutpie_core::kernel::mams::MamsSettings;
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
@@ -271,7 +272,9 @@ fn phases(dim: usize) -> [f64; 5] {
 /// and gradients per momentum.
 fn kernel(sampler: Sampler, dim: usize, draws: u64) -> [f64; 3] {
     let adapt = AdaptSettings { max_rank: 0, ..AdaptSettings::new(Scheme::LowRank) };
-    let settings = Settings { seed: 1, tune: 100, draws, sampler, adapt, ..Settings::default() };
+    // Of one chain, what the warm-up says of the length is noise in many dimensions.
+    let mams = MamsSettings { length: 1.4, ..MamsSettings::default() };
+    let settings = Settings { seed: 1, tune: 100, draws, sampler, mams, adapt, ..Settings::default() };
     let density = Box::new(OnHost::new(Normal(dim)));
     let mut store =
         MemoryStore::new(dim, N_STATISTICS, settings.tune, draws, Keep::default()).expect("memory");

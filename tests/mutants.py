@@ -38,6 +38,7 @@ UNIT = (("--lib",), ())
 EXACT = (("--test", "validity"), ("trajectories", "a_turn", "statistics", "metric_is", "dual", "collected"))
 DEVICE = (("--test", "device"), ())
 COUPLED = (("--test", "coupled"), ())
+MAMS = (("--test", "mams"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -317,7 +318,7 @@ MUTANTS = [
     mutant(
         "coupled: the momentum's directions miss the second half kick",
         "device/coupled.rs",
-        ("p.kick([row, row], leaf.kick,", "p.kick([row, row], 0.0 * leaf.kick,"),
+        ("p.kick([row, row], 1.0, leaf.kick,", "p.kick([row, row], 1.0, 0.0 * leaf.kick,"),
     ),
     mutant(
         "coupled: kinetic energy of the diagonal only",
@@ -342,7 +343,10 @@ MUTANTS = [
     mutant(
         "coupled: the diagonal's steps leave what was known",
         "device/cpu.rs",
-        ("            all.forget(op.to);\n", ""),
+        (
+            "            all.forget(op.to);\n            let [x, p, g] = &mut all.phase;\n            let (x, x_new)",
+            "            let [x, p, g] = &mut all.phase;\n            let (x, x_new)",
+        ),
     ),
     mutant(
         "metric: centre without the gradients",
@@ -378,12 +382,12 @@ MUTANTS = [
     ),
     mutant(
         "chain: one jitter for all draws",
-        "chain.rs",
+        "chain/mod.rs",
         ("Stream::new(self.key(), Purpose::StepSize)", "Stream::new(Key { draw: 0, ..self.key() }, Purpose::StepSize)"),
     ),
     mutant(
         "chain: step size goes on adapting",
-        "chain.rs",
+        "chain/mod.rs",
         (
             "        if tuning {\n            self.warmup_gradients",
             "        if tuning || self.draw > 0 {\n            self.warmup_gradients",
@@ -391,7 +395,7 @@ MUTANTS = [
     ),
     mutant(
         "chain: no adaptation",
-        "chain.rs",
+        "chain/mod.rs",
         (
             "        if tuning {\n            self.warmup_gradients",
             "        if tuning && self.draw == 0 {\n            self.warmup_gradients",
@@ -491,7 +495,7 @@ MUTANTS = [
     ),
     mutant(
         "rng: same momenta in all chains",
-        "chain.rs",
+        "chain/mod.rs",
         (
             "Key { seed: self.settings.seed, chain: self.id as u32, draw: self.draw as u32 }",
             "Key { seed: self.settings.seed, chain: 0, draw: self.draw as u32 }",
@@ -499,7 +503,7 @@ MUTANTS = [
     ),
     mutant(
         "rng: seed ignored",
-        "chain.rs",
+        "chain/mod.rs",
         (
             "Key { seed: self.settings.seed, chain: self.id as u32, draw: self.draw as u32 }",
             "Key { seed: 1, chain: self.id as u32, draw: self.draw as u32 }",
@@ -508,7 +512,7 @@ MUTANTS = [
     mutant(
         "rng: one stream for all purposes",
         "rng.rs",
-        ("counter: [0, key.draw, key.chain, purpose as u32]", "counter: [0, key.draw, key.chain, 0 * purpose as u32]"),
+        ("counter: [0, key.draw, key.chain, purpose.code()]", "counter: [0, key.draw, key.chain, 0 * purpose.code()]"),
     ),
     mutant("rng: normals too wide", "rng.rs", ("(-2.0 * ln(", "(-2.08 * ln(")),
     mutant(
@@ -516,8 +520,8 @@ MUTANTS = [
         "rng.rs",
         ("(self.bits() >> 11) as f64", "(self.bits() >> 12) as f64"),
     ),
-    mutant("chain: logp of the point before", "chain.rs", ("        self.logp = outcome.logp;\n", "")),
-    mutant("chain: draw stays where it was", "chain.rs", ("        self.current = outcome.slot;\n", "")),
+    mutant("chain: logp of the point before", "chain/mod.rs", ("        self.logp = outcome.logp;\n", "")),
+    mutant("chain: draw stays where it was", "chain/mod.rs", ("        self.current = outcome.slot;\n", "")),
     # Metric.
     mutant("metric: ratio upside down", "device/ops.rs", ("let ratio = ss_x / ss_g;", "let ratio = ss_g / ss_x;")),
     mutant("metric: no root", "device/ops.rs", ("let new = ratio.sqrt()", "let new = ratio")),
@@ -546,6 +550,48 @@ MUTANTS = [
         "metric: adapts until the end of warm-up",
         "adapt/windows.rs",
         ("if draw >= self.final_start {", "if draw > self.final_start + 1_000_000 {"),
+    ),
+    # The microcanonical kernel.
+    mutant("mams: the work of kicks forgotten", "kernel/mams.rs", ("self.work += self.kick.work;", "")),
+    mutant(
+        "mams: work in one dimension too many",
+        "kernel/mams.rs",
+        ("work: (dim - 1.0) * (a", "work: dim * (a"),
+    ),
+    mutant(
+        "mams: forces in one dimension too many",
+        "kernel/mams.rs",
+        ("let a = d * force / (dim - 1.0);", "let a = d * force / dim;"),
+    ),
+    mutant(
+        "mams: the last half kick is a whole one",
+        "kernel/mams.rs",
+        ("if last { 0.5 * self.h } else { self.h }", "self.h"),
+    ),
+    mutant(
+        "mams: the first half kick is a whole one",
+        "kernel/mams.rs",
+        ("self.push_on(0.5 * self.h, kinetic, dots);", "self.push_on(self.h, kinetic, dots);"),
+    ),
+    mutant("mams: everything accepted", "kernel/mams.rs", ("self.stream.uniform() < accept", "accept >= 0.0")),
+    mutant(
+        "mams: sign of the work",
+        "kernel/mams.rs",
+        ("self.logp - arrival.logp + self.work", "self.logp - arrival.logp - self.work"),
+    ),
+    mutant(
+        "mams: rejected points stay",
+        "kernel/mams.rs",
+        (
+            "        } else {\n            self.state.rejections += 1;",
+            "            self.slot = self.trial;\n        } else {\n            self.slot = self.trial;\n            self.state.rejections += 1;",
+        ),
+    ),
+    mutant("device: glides do not scale", "device/ops.rs", ("scale.mul(p).add(kick.mul(g))", "p.add(kick.mul(g))")),
+    mutant(
+        "coupled: directions do not follow the scale",
+        "device/along.rs",
+        ("scale.mul(V::get(from)).add(", "V::get(from).add("),
     ),
 ]
 
@@ -608,7 +654,7 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (UNIT, DEVICE, COUPLED, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, ALL):
+    for target, names in (UNIT, DEVICE, COUPLED, MAMS, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, MAMS, ALL):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

@@ -75,6 +75,7 @@ ONLY_WITH_SAMPLER: dict[str, tuple[str, ...]] = {}
 for _name, _, _own in _lib.samplers():
     for _setting in _own:
         ONLY_WITH_SAMPLER[_setting] = (*ONLY_WITH_SAMPLER.get(_setting, ()), _name)
+        ONLY_WITH[_setting] = POOLED
 
 
 class Setting(NamedTuple):

@@ -20,9 +20,17 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _statistics() -> str:
+    return _statistics_of("nuts")
+
+
+def _statistics_of_mams() -> str:
+    return _statistics_of("mams")
+
+
+def _statistics_of(kernel: str) -> str:
     other = {name: alias for alias, name in trace.ALIASES.items()}
     rows = []
-    for name, dtype, doc in _lib.statistics():
+    for name, dtype, doc, _ in _lib.statistics(kernel):
         names = f"`{name}`, also `{other[name]}`" if name in other else f"`{name}`"
         rows.append((names, dtype, doc))
     return _table(("statistic", "dtype", "meaning"), rows)
@@ -61,6 +69,11 @@ def _adaptations() -> str:
     return _table(("`adaptation=`", "`tune` by default", "what it does"), rows)
 
 
+def _samplers() -> str:
+    rows = [(f"`{name}`", _with_code(doc), _codes(own)) for name, doc, own in _lib.samplers()]
+    return _table(("`sampler=`", "what it does", "settings of its own"), rows)
+
+
 def _range(setting: settings.Setting) -> str:
     if setting.type is bool:
         return "True or False"
@@ -80,5 +93,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "uses": _uses,
     "adaptations": _adaptations,
+    "samplers": _samplers,
+    "statistics_of_mams": _statistics_of_mams,
     "other_names": _other_names,
 }

@@ -178,7 +178,7 @@ fn glides_and_products_are_as_documented() {
 fn a_naive_device_gives_the_same_chain_of_another_kernel() {
     for dim in [2, 7, 16] {
         let run = |dev: Box<dyn Device>| run_with(Sampler::Mams, dev, dim, 10);
-        let ((cpu, n_cpu), (naive, n_naive)) = (run(Box::new(Cpu::new())), run(Box::new(Naive::default())));
+        let ((cpu, n_cpu), (naive, n_naive)) = (run(Box::new(Cpu::new())), run(Box::<Naive>::default()));
         assert_eq!(n_cpu, n_naive);
         for (a, b) in cpu.draws[0].iter().flatten().zip(naive.draws[0].iter().flatten()) {
             assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{dim}: {a} and {b}");
