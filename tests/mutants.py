@@ -583,8 +583,8 @@ MUTANTS = [
         "mams: rejected points stay",
         "kernel/mams.rs",
         (
-            "        } else {\n            self.state.rejections += 1;",
-            "            self.slot = self.trial;\n        } else {\n            self.slot = self.trial;\n            self.state.rejections += 1;",
+            "            self.state.rejections += 1;",
+            "            (self.slot, self.state.rejections) = (self.trial, 1);",
         ),
     ),
     mutant("device: glides do not scale", "device/ops.rs", ("scale.mul(p).add(kick.mul(g))", "p.add(kick.mul(g))")),
