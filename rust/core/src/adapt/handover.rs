@@ -20,9 +20,9 @@ const PRICED_DRAWS: usize = 50;
 
 /// Transitions of each chain that tune the step size: these, or fewer when they have taken a share of the gradients of the
 /// warm-up, but no fewer than the least.
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 100;
 const LEAST_ROUNDS: u64 = 10;
-const SHARE_OF_WARMUP: f64 = 0.1;
+const SHARE_OF_WARMUP: f64 = 0.15;
 
 /// Shortest mean length of trajectories.
 const SHORTEST: f64 = 1.4;
