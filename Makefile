@@ -40,8 +40,10 @@ test-pymc6: wheel
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Long: PyMC models against the references of posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
+# Long: kernels against exact answers with millions of gradients, and PyMC models against the references of posteriordb
+# (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
+	cargo test --release --package nutpie-core --test mams -- --ignored
 	$(BIN)/python -m pytest tests/statistical -m statistical
 
 # Breaks the sampler in many ways and shows that the tests notice each of them.
