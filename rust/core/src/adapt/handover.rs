@@ -176,6 +176,21 @@ impl Handover {
         self.tuning_steps += steps;
     }
 
+    fn decide(&self, verdict: Verdict, lagging: bool, alone: bool) -> Choice {
+        let nuts = |why| Choice { kernel: Kind::Nuts, why };
+        match self.sampler {
+            Sampler::Nuts => nuts(Why::Asked),
+            _ if self.dim < LEAST_PARAMETERS => nuts(Why::FewParameters),
+            Sampler::Mams => Choice { kernel: Kind::Mams, why: Why::Asked },
+            Sampler::Auto if self.dim < FEW_PARAMETERS => nuts(Why::FewParameters),
+            Sampler::Auto if alone => nuts(Why::Unpooled),
+            Sampler::Auto if lagging => nuts(Why::Lagging),
+            Sampler::Auto if verdict.top_eigenvalue.is_none() => nuts(Why::NoCheck),
+            Sampler::Auto if verdict.bad_metric => nuts(Why::BadMetric),
+            Sampler::Auto => Choice { kernel: Kind::Mams, why: Why::GoodMetric },
+        }
+    }
+
     fn use_step(&mut self, step: f64, transitions: u64) {
         self.tuned = Tuned { step, transitions, ..self.tuned };
         self.changed = true;
@@ -200,23 +215,6 @@ pub(super) fn choose(members: &mut [&mut Member], verdict: Verdict) {
         handover.tuned = Tuned { length, ..Tuned::default() };
         handover.stage = Stage::Tuning { step: DualAverage::near(first_step), rounds: 0 };
         handover.use_step(DualAverage::near(first_step).current(), 1);
-    }
-}
-
-impl Handover {
-    fn decide(&self, verdict: Verdict, lagging: bool, alone: bool) -> Choice {
-        let nuts = |why| Choice { kernel: Kind::Nuts, why };
-        match self.sampler {
-            Sampler::Nuts => nuts(Why::Asked),
-            _ if self.dim < LEAST_PARAMETERS => nuts(Why::FewParameters),
-            Sampler::Mams => Choice { kernel: Kind::Mams, why: Why::Asked },
-            Sampler::Auto if self.dim < FEW_PARAMETERS => nuts(Why::FewParameters),
-            Sampler::Auto if alone => nuts(Why::Unpooled),
-            Sampler::Auto if lagging => nuts(Why::Lagging),
-            Sampler::Auto if verdict.top_eigenvalue.is_none() => nuts(Why::NoCheck),
-            Sampler::Auto if verdict.bad_metric => nuts(Why::BadMetric),
-            Sampler::Auto => Choice { kernel: Kind::Mams, why: Why::GoodMetric },
-        }
     }
 }
 
@@ -269,5 +267,79 @@ fn tune_together(chains: &mut [&mut Handover], settings: &AdaptSettings, dear: b
             chain.stage = Stage::Tuning { step: step.clone(), rounds };
             chain.use_step(step.current(), 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handover(sampler: Sampler, dim: usize) -> Handover {
+        Handover::new(&Settings { sampler, ..Settings::default() }, dim)
+    }
+
+    #[test]
+    fn the_rule() {
+        let good = Verdict { top_eigenvalue: Some(2.0), bad_metric: false };
+        let bad = Verdict { top_eigenvalue: Some(20.0), bad_metric: true };
+        let unknown = Verdict { top_eigenvalue: None, bad_metric: false };
+        for (sampler, dim, verdict, lagging, alone, kernel, why) in [
+            (Sampler::Nuts, 5, good, false, false, Kind::Nuts, Why::Asked),
+            (Sampler::Mams, 5, bad, true, true, Kind::Mams, Why::Asked),
+            (Sampler::Mams, 1, good, false, false, Kind::Nuts, Why::FewParameters),
+            (Sampler::Auto, 5, good, false, false, Kind::Mams, Why::GoodMetric),
+            (Sampler::Auto, 5, bad, false, false, Kind::Nuts, Why::BadMetric),
+            (Sampler::Auto, 5, unknown, false, false, Kind::Nuts, Why::NoCheck),
+            (Sampler::Auto, 5, good, true, false, Kind::Nuts, Why::Lagging),
+            (Sampler::Auto, 5, good, false, true, Kind::Nuts, Why::Unpooled),
+            (Sampler::Auto, 2, good, false, false, Kind::Nuts, Why::FewParameters),
+        ] {
+            let choice = handover(sampler, dim).decide(verdict, lagging, alone);
+            assert_eq!(choice, Choice { kernel, why }, "{sampler:?} {dim} {verdict:?}");
+        }
+    }
+
+    /// Chains that have come to the tuning, with a step size of their own.
+    fn tuning(price: u64) -> Handover {
+        let mut handover = handover(Sampler::Mams, 5);
+        (0..80).for_each(|draw| handover.price(if draw < 30 { 1000 } else { price }));
+        handover.tuned = Tuned { length: 1.4, step: 0.7, transitions: 1 };
+        handover.stage = Stage::Tuning { step: DualAverage::near(0.7), rounds: 0 };
+        handover
+    }
+
+    #[test]
+    fn chains_tune_together_towards_the_target_and_then_all_is_fixed() {
+        let (mut one, mut two) = (tuning(12), tuning(8));
+        let settings = AdaptSettings::default();
+        let mut rounds = 0;
+        while one.round().is_some() {
+            // A smooth acceptance curve, above which one chain is and below which the other.
+            let accept = (-0.2 * one.take_tuned().map_or(0.7, |tuned| tuned.step)).exp();
+            one.observe(accept + 0.02, 2);
+            two.observe(accept - 0.02, 2);
+            tune_together(&mut [&mut one, &mut two], &settings, false);
+            rounds += 1;
+        }
+        assert_eq!((rounds, one.tuning()), (ROUNDS, [ROUNDS, 2 * ROUNDS]));
+        assert_eq!(one.tuned, two.tuned);
+        let Tuned { step, transitions, .. } = one.tuned;
+        assert!((step - -(0.9f64.ln()) / 0.2).abs() < 0.05, "{step}");
+        // Ten gradients for each of the last draws, on average, and a transition takes 1.4 / step + 1 / 2.
+        assert_eq!(transitions, (10.0 / (1.4 / step + 0.5)).floor() as u64);
+    }
+
+    #[test]
+    fn dear_transitions_end_the_tuning_early() {
+        let mut chain = tuning(10);
+        let settings = AdaptSettings::default();
+        let mut rounds = 0;
+        while chain.round().is_some() {
+            chain.observe(0.9, 50);
+            tune_together(&mut [&mut chain], &settings, true);
+            rounds += 1;
+        }
+        assert_eq!(rounds, LEAST_ROUNDS);
+        assert!(chain.take_tuned().is_some() && chain.take_tuned().is_none());
     }
 }
