@@ -51,6 +51,11 @@ class Plan:
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether something else than in the warm-up makes the draws, or may."""
+        return self.sampler != "nuts" or self.settings.get("integrator") == "exact_normal"
+
     def describe(self, tune: int, kernel: str) -> dict[str, Any]:
         """Return the attribute ``inference_library_settings`` of a result, before JSON.
 

@@ -8,7 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step, ops,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step, Turn,
+    ops,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -269,6 +270,79 @@ impl Device for Cpu {
                     ops::fisher_distance([x.row(row), g.row(row), center, inv_mass, mass_sqrt])
                 }
             };
+        }
+        Ok(())
+    }
+
+    fn pull(&mut self, phase: &Phase, metrics: &Metrics, places: &[Place]) -> Result<()> {
+        let scratch = &mut self.scratch;
+        let [x, pull, center, mass_sqrt] =
+            together(&mut self.arrays, [phase.x, phase.pulls()?, metrics.center, metrics.mass_sqrt])?;
+        for &Place { metric, row } in places {
+            let (x, center, pull) = (x.row(row), center.row(metric), pull.row_mut(row));
+            match self.couplings[metrics.id][metric].as_deref() {
+                Some(coupling) => coupling.pull(x, center, pull, scratch),
+                None => ops::pull(x, center, mass_sqrt.row(metric), pull),
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()> {
+        let pulls = phase.pulls()?;
+        for &Turn { metric, from, to, kick, angle } in ops {
+            // The kick by the gradient, and its part of the way; that of the pull is a multiple of x - centre.
+            let (sin, cos) = (angle.sin(), angle.cos());
+            self.glide(phase, metrics, &[Glide { metric, from, to, scale: 1.0, kick, drift: sin }])?;
+            let [x, p, pull, center] =
+                together(&mut self.arrays, [phase.x, phase.p, pulls, metrics.center])?;
+            let (x_from, x_to) = x.pair(from, to);
+            let (m_from, m_to) = pull.pair(from, to);
+            ops::turn([x_from, m_from, center.row(metric)], [x_to, p.row_mut(to), m_to], [kick, sin, cos]);
+            self.along[phase.p.0].forget(to);
+        }
+        Ok(())
+    }
+
+    fn finish_turn(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        ops: &[Turn],
+        kinetic: &mut [f64],
+    ) -> Result<()> {
+        for (&Turn { metric, to, kick, .. }, kinetic) in ops.iter().zip(kinetic) {
+            let [p, g, pull] = together(&mut self.arrays, [phase.p, phase.g, phase.pulls()?])?;
+            ops::kick_both(p.row_mut(to), g.row(to), pull.row(to), kick);
+            self.along[phase.p.0].forget(to);
+            let place = Place { metric, row: to };
+            self.products(phase, metrics, &[place], std::slice::from_mut(kinetic), &mut [[0.0; 2]])?;
+        }
+        Ok(())
+    }
+
+    fn reach(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        reaches: &[Reach],
+        spans: &[Span],
+        dots: &mut [Dots],
+    ) -> Result<()> {
+        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let mut spans = spans.iter().zip(dots);
+        for reach in reaches {
+            for (span, dots) in spans.by_ref().take(reach.spans) {
+                let sums = match all.coupled(reach.metric) {
+                    Some(mut coupled) => coupled.reach(reach, span.start),
+                    None => {
+                        let [x, p, _] = &all.phase;
+                        let end = |row| [x.row(row), p.row(row)];
+                        ops::reach(end(span.start), end(reach.row), inv_mass.row(reach.metric), reach.half)
+                    }
+                };
+                *dots = sums.map(|sum| sum / (2.0 * reach.half));
+            }
         }
         Ok(())
     }

@@ -122,8 +122,20 @@ impl Kernel {
         starts: &[Vec<f64>],
         draws: u64,
     ) -> Block {
+        self.block_in(&Settings::default(), kernel, density, starts, draws)
+    }
+
+    /// The same with settings of that kernel.
+    pub fn block_in<D: HostDensity + Clone + 'static>(
+        &self,
+        settings: &Settings,
+        kernel: &KernelState,
+        density: &D,
+        starts: &[Vec<f64>],
+        draws: u64,
+    ) -> Block {
         let dim = density.dim();
-        let mut settings = Settings { seed: self.seed, tune: 0, draws, ..Settings::default() };
+        let mut settings = Settings { seed: self.seed, tune: 0, draws, ..settings.clone() };
         settings.nuts.max_depth = self.max_depth;
         settings.adapt = AdaptSettings::new(Scheme::Fixed);
         let mut adaptation = Adaptation::new(0, 1, dim, &settings.adapt);
