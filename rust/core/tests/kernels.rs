@@ -151,7 +151,11 @@ fn volume_change(x: &[f64], p: &[f64], mut map: impl FnMut(&[f64], &[f64]) -> [V
     let jacobian = (0..2 * dim).map(|direction| {
         let mut moved = |by: f64| {
             let (mut x, mut p) = (x.to_vec(), p.to_vec());
-            if direction < dim { x[direction] += by } else { p[direction - dim] += by }
+            if direction < dim {
+                x[direction] += by
+            } else {
+                p[direction - dim] += by
+            }
             map(&x, &p).concat()
         };
         let (up, down) = (moved(e), moved(-e));
@@ -188,15 +192,21 @@ fn the_exact_normal_integrator_is_exact_for_the_normal_distribution() {
         let (x, p) = (normals(1, 1, 2), normals(1, 2, 2));
         let logp = points.put(0, &x, &p);
         let before = points.kinetic(0) - logp;
-        let (_, after) = points.steps(Integrator::ExactNormal, 9, h);
+        let (_, after) = points.steps(Integrator::ExactNormal, 7, h);
         assert!((after - before).abs() < 1e-12, "{h}: {before} and {after}");
-        let (_, leapfrog) = points.steps(Integrator::Leapfrog, 9, h);
+        let (_, leapfrog) = points.steps(Integrator::Leapfrog, 7, h);
         assert!((leapfrog - before).abs() > 1e-4, "the leapfrog is not");
     }
 }
 
 /// One point of a trajectory of WALNUTS, forward, from (x, p): whether it was reached, its (x, p), and the most halvings.
-fn walnuts_step(target: &Funnel, settings: &Settings, h: f64, x: &[f64], p: &[f64]) -> (bool, [Vec<f64>; 2], f64) {
+fn walnuts_step(
+    target: &Funnel,
+    settings: &Settings,
+    h: f64,
+    x: &[f64],
+    p: &[f64],
+) -> (bool, [Vec<f64>; 2], f64) {
     let metric = diagonal(&vec![1.0; x.len()]);
     let mut points = Points::new(target, &metric, Walnuts::slots(&settings.nuts));
     let logp = points.put(0, x, p);
@@ -277,7 +287,7 @@ struct Fixed {
 
 fn hmc(trajectory: Trajectory, integrator: Integrator) -> Settings {
     let hmc = HmcSettings { trajectory, ..HmcSettings::default() };
-    Settings { hmc, integrator, ..Settings::default() }
+    Settings { sampler: Sampler::Hmc, hmc, integrator, ..Settings::default() }
 }
 
 /// Long steps under a metric that does not fit, so that much is rejected.
@@ -291,9 +301,9 @@ fn rough_kernels() -> Vec<Fixed> {
         settings: hmc(trajectory, integrator),
         tuned: tuned(1.3, 0.6),
     };
-    let mut nuts = hmc(Jittered, ExactNormal);
+    let mut nuts = Settings { integrator: ExactNormal, ..Settings::default() };
     nuts.nuts.max_depth = 5;
-    let mut walnuts = Settings::default();
+    let mut walnuts = Settings { sampler: Sampler::Walnuts, ..Settings::default() };
     walnuts.nuts.max_depth = 5;
     walnuts.walnuts = WalnutsSettings { energy_range: 0.7, ..walnuts.walnuts };
     vec![
@@ -329,8 +339,12 @@ impl Fixed {
     ) -> Vec<Vec<f64>> {
         let phase = normals(seed, 9, 1)[0].abs().fract();
         let state = (self.state)(TunedState { tuned: self.tuned, phase, rejections: 0 });
-        let kernel =
-            harness::Kernel { seed, metric: metric.clone(), step: 0.1, max_depth: self.settings.nuts.max_depth };
+        let kernel = harness::Kernel {
+            seed,
+            metric: metric.clone(),
+            step: 0.1,
+            max_depth: self.settings.nuts.max_depth,
+        };
         let mut block = kernel.block_in(&self.settings, &state, density, &[start], draws);
         finish(&mut block, density.dim()).into_iter().map(|d| d.x).collect()
     }
@@ -419,47 +433,52 @@ fn check_funnel(sampler: Sampler, draws: u64, seeds: u64) {
 #[ignore = "slow: millions of gradients"]
 fn adaptive_steps_find_all_of_a_funnel_where_others_do_not() {
     check_funnel(Sampler::Walnuts, 12_000, 32);
-    assert!(catch_unwind(|| check_funnel(Sampler::Nuts, 12_000, 32)).is_err(), "NUTS was expected to be biased");
+    assert!(
+        catch_unwind(|| check_funnel(Sampler::Nuts, 12_000, 32)).is_err(),
+        "NUTS was expected to be biased"
+    );
 }
 
 // ---------------------------------------------------------------------------------------------------- broken kernels
 
 /// Plain implementations are right, and wrong once something is broken.
-fn is_right(transition: impl Fn(&mut Plain<Logistic>, &[f64]) -> Vec<f64> + std::panic::RefUnwindSafe) -> bool {
-    let scale = vec![1.0, 0.5, 2.0];
+fn is_right(
+    transition: impl Fn(&mut Plain<Logistic>, &[f64]) -> Vec<f64> + std::panic::RefUnwindSafe,
+) -> bool {
+    let scale = vec![1.0, 0.5, 1.5];
     let run = |seed| {
         let mut random = harness::uniforms(seed, 5);
         let mut x: Vec<f64> =
             scale.iter().map(|s| (random(), s)).map(|(p, s)| s * (p / (1.0 - p)).ln()).collect();
         let mut plain = Plain::new(Logistic { scale: scale.clone() }, seed);
-        (0..8000)
+        (0..6000)
             .map(|_| {
                 x = transition(&mut plain, &x);
                 x.clone()
             })
             .collect::<Vec<_>>()
     };
-    catch_unwind(|| check_seeds("plain", 32, &logistic_functionals(2.0), run)).is_ok()
+    catch_unwind(|| check_seeds("plain", 32, &logistic_functionals(1.5), run)).is_ok()
 }
 
 #[test]
 fn broken_weights_are_noticed() {
     let end = Rule { factor: 1.0, multinomial: false, offset: false };
     let any = Rule { factor: 1.0, multinomial: true, offset: true };
-    let lengths = |count: u32| 1 + u64::from(count % 5);
-    assert!(is_right(|plain, x| plain.hmc(x, lengths(plain.count), 0.9, end)), "the right weight");
-    assert!(is_right(|plain, x| plain.hmc(x, 6, 0.9, any)), "the right weights");
-    for factor in [0.7, 1.3, 0.0] {
+    let lengths = |count: u32| 1 + u64::from(count % 6);
+    assert!(is_right(|plain, x| plain.hmc(x, lengths(plain.count), 1.5, end)), "the right weight");
+    assert!(is_right(|plain, x| plain.hmc(x, 6, 1.4, any)), "the right weights");
+    for factor in [0.5, 2.0, 0.0] {
         let end = Rule { factor, ..end };
-        assert!(!is_right(|plain, x| plain.hmc(x, lengths(plain.count), 0.9, end)), "exp(-{factor} error)");
+        assert!(!is_right(|plain, x| plain.hmc(x, lengths(plain.count), 1.5, end)), "exp(-{factor} error)");
     }
     for broken in [Rule { factor: 0.5, ..any }, Rule { offset: false, ..any }] {
-        assert!(!is_right(|plain, x| plain.hmc(x, 3, 0.9, broken)), "{}", broken.factor);
+        assert!(!is_right(|plain, x| plain.hmc(x, 3, 1.4, broken)), "{}", broken.factor);
     }
 }
 
 #[test]
 fn steps_that_do_not_lead_back_are_noticed() {
-    assert!(is_right(|plain, x| plain.walnuts(x, 1.6, 0.15, true)), "with the way back");
-    assert!(!is_right(|plain, x| plain.walnuts(x, 1.6, 0.15, false)), "without");
+    assert!(is_right(|plain, x| plain.walnuts(x, 2.6, 0.3, true)), "with the way back");
+    assert!(!is_right(|plain, x| plain.walnuts(x, 2.6, 0.3, false)), "without");
 }

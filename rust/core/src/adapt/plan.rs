@@ -61,7 +61,8 @@ impl Plan {
         if self.transitions > 0 {
             return self.transitions;
         }
-        let gradients = if self.kernel == Kind::Hmc { self.hmc.gradients(tuned) } else { mams::gradients(tuned) };
+        let gradients =
+            if self.kernel == Kind::Hmc { self.hmc.gradients(tuned) } else { mams::gradients(tuned) };
         (price / gradients).floor().max(1.0) as u64
     }
 }

@@ -97,7 +97,8 @@ impl Chain {
         let key = Key { seed: settings.seed, chain: id as u32, draw: 0 };
         let stream = Stream::new(key, Purpose::Trajectory);
         let mut adaptation = Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt);
-        if let (Some(member), Some(handover)) = (adaptation.member_mut(), Handover::new(settings, arrays.dim)) {
+        if let (Some(member), Some(handover)) = (adaptation.member_mut(), Handover::new(settings, arrays.dim))
+        {
             member.hand_over(handover);
         }
         Chain {

@@ -8,8 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step, Turn,
-    ops,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step,
+    Turn, ops,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -294,8 +294,7 @@ impl Device for Cpu {
             // The kick by the gradient, and its part of the way; that of the pull is a multiple of x - centre.
             let (sin, cos) = (angle.sin(), angle.cos());
             self.glide(phase, metrics, &[Glide { metric, from, to, scale: 1.0, kick, drift: sin }])?;
-            let [x, p, pull, center] =
-                together(&mut self.arrays, [phase.x, phase.p, pulls, metrics.center])?;
+            let [x, p, pull, center] = together(&mut self.arrays, [phase.x, phase.p, pulls, metrics.center])?;
             let (x_from, x_to) = x.pair(from, to);
             let (m_from, m_to) = pull.pair(from, to);
             ops::turn([x_from, m_from, center.row(metric)], [x_to, p.row_mut(to), m_to], [kick, sin, cos]);

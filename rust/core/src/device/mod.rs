@@ -55,12 +55,7 @@ pub struct Phase {
 impl Phase {
     /// Allocate `rows` points.
     pub fn alloc(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
-        Ok(Phase {
-            x: dev.alloc(rows, dim)?,
-            p: dev.alloc(rows, dim)?,
-            g: dev.alloc(rows, dim)?,
-            pull: None,
-        })
+        Ok(Phase { x: dev.alloc(rows, dim)?, p: dev.alloc(rows, dim)?, g: dev.alloc(rows, dim)?, pull: None })
     }
 
     /// The same with room for pulls.

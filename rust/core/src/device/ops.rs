@@ -437,11 +437,7 @@ pub fn pull(x: &[f64], center: &[f64], mass_sqrt: &[f64], out: &mut [f64]) {
 
 /// The rest of a turn from a point with (x, m), after p' = p + kick g and x' = x + sin M^-1 p' at its end.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
-pub fn turn(
-    [x, m, center]: [&[f64]; 3],
-    [x_new, p_new, m_new]: [&mut [f64]; 3],
-    [kick, sin, cos]: [f64; 3],
-) {
+pub fn turn([x, m, center]: [&[f64]; 3], [x_new, p_new, m_new]: [&mut [f64]; 3], [kick, sin, cos]: [f64; 3]) {
     let n = x.len();
     let (m, center) = (&m[..n], &center[..n]);
     let (x_new, p_new, m_new) = (&mut x_new[..n], &mut p_new[..n], &mut m_new[..n]);

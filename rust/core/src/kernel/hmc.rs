@@ -241,8 +241,9 @@ impl Hmc {
 
     /// A slot whose point nobody wants any more, and that is not among those given.
     fn free_slot(&self, taken: [Slot; 2]) -> Slot {
-        let used =
-            |slot: &Slot| taken.contains(slot) || [self.slot, self.chosen].contains(slot) || self.sums.keeps(*slot);
+        let used = |slot: &Slot| {
+            taken.contains(slot) || [self.slot, self.chosen].contains(slot) || self.sums.keeps(*slot)
+        };
         (0..Self::SLOTS).find(|slot| !used(slot)).unwrap_or_default()
     }
 

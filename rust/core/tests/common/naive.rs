@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nutpie_core::device::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span,
-    Step, Turn,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step,
+    Turn,
 };
 use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;

@@ -13,7 +13,6 @@ pub fn normals(seed: u64, chain: u32, n: usize) -> Vec<f64> {
     z
 }
 
-
 /// Log of the absolute value of a determinant, by elimination.
 pub fn log_determinant(mut a: Vec<Vec<f64>>) -> f64 {
     let (n, mut sum) = (a.len(), 0.0);

@@ -44,9 +44,9 @@ impl<D: HostDensity> Plain<D> {
     fn leapfrog(&mut self, from: &Point, h: f64) -> Point {
         let mut to = from.clone();
         to.p.iter_mut().zip(&from.g).for_each(|(p, g)| *p += 0.5 * h * g);
-        let Point { x, p, g, .. } = &mut to;
+        let Point { x, p, g, logp } = &mut to;
         x.iter_mut().zip(&*p).for_each(|(x, p)| *x += h * p);
-        to.logp = self.density.logp_grad(x, g).expect("a target without errors");
+        *logp = self.density.logp_grad(x, g).expect("a target without errors");
         p.iter_mut().zip(&*g).for_each(|(p, g)| *p += 0.5 * h * g);
         to
     }
