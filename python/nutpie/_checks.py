@@ -29,7 +29,7 @@ CLOSER_LOOK = 20
 #: Draws of a chain below which R-hat, effective sample size and E-BFMI say little.
 FEW_DRAWS = 100
 
-#: Rejections in a row that are too many, of a kernel that accepts nine of ten transitions.
+#: Rejections in a row that are too many, of a kernel that accepts more than nine of ten transitions.
 MANY_REJECTIONS = 20
 
 #: R-hat above this is an error.
@@ -127,7 +127,7 @@ def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
         name = f"Chain {case.run.chains[chain]}"
         advice = (
             "It cannot leave a narrow region: take smaller steps, "
-            f"{case.target[0]}={max(0.95, case.target[1])}, or reparametrise."
+            f"{case.target[0]}={max(0.95 if case.target[1] < 0.94 else 0.98, case.target[1])}, or reparametrise."
             if began_well
             else f"Do not use it; give it another start (seed= or init=) and a longer warm-up, tune={longer(case)}."
         )
@@ -354,7 +354,8 @@ def _divergences(case: Case) -> list[Problem]:
         message += f", {by_chain.max() / kept:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
     place, name = _where_divergences_are(case, diverging) if kept >= 5 else ("", "")
     name_of_target, target = case.target
-    steps = [t for t in (0.95, 0.99) if t > target]
+    # More than a little closer to 1, so that it makes a difference.
+    steps = [t for t in (0.95, 0.99) if t > target + 0.01]
     if steps and number / total < 0.2:
         advice = f"Take smaller steps, {name_of_target}={steps[0]}; if some remain, reparametrise"
         advice += f" {name}." if name else " (non-centred hierarchies), or tighten priors."
