@@ -16,6 +16,7 @@ from synthetic import clean_arrays, result_of
 import nutpie
 from nutpie import _lib
 from nutpie.diagnose import diagnose
+from nutpie.settings import ONLY_WITH_SAMPLER
 
 #: Statistics of draws by the microcanonical kernel, beside those that every chain has.
 OWN = {
@@ -149,6 +150,16 @@ def test_draws_do_not_depend_on_cores(model, mams):
         np.testing.assert_array_equal(again.posterior["x"], mams.posterior["x"])
     thinned = sample(model, "mams", draws=1000, thin=7)
     np.testing.assert_array_equal(thinned.posterior["x"], mams.posterior["x"][:, ::7])
+
+
+@pytest.mark.parametrize("name", ONLY_WITH_SAMPLER)
+def test_every_setting_has_an_effect_or_is_refused(model, mams, name):
+    value = {"mams_target_accept": 0.8, "mams_length": 2.5, "mams_transitions": 4}[name]
+    assert not np.array_equal(sample(model, "mams", draws=1000, **{name: value}).posterior["x"], mams.posterior["x"])
+    with pytest.raises(ValueError, match=f"{name} has no effect with sampler='nuts'; it is for 'mams' or 'auto'"):
+        sample(model, "nuts", **{name: value})
+    with pytest.raises(ValueError, match=f"{name} has no effect with adaptation='diag'; it is for 'auto' or"):
+        sample(model, "auto", adaptation="diag", **{name: value})
 
 
 def test_settings_of_the_kernel(model):
