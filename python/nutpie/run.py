@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,9 @@ class _Job:
         finally:
             self.seconds = time.perf_counter() - self.began
             self.done.set()
+
+    def messages(self) -> Sequence[tuple[str, int]]:
+        return self._density.messages() if self._density.messages is not None else ()
 
     def progress(self) -> list[ChainProgress]:
         total = self.plan.tune + self.plan.draws
@@ -311,6 +314,7 @@ class SamplingRun:
             keep=plan.keep,
             seconds=self._job.seconds or time.perf_counter() - self._job.began,
             starts=self._starts,
+            messages=self._job.messages(),
         )
         chains: list[ChainDraws] = []
         # Nothing else may refer to the arrays, so that building the result can free them one by one.

@@ -62,7 +62,7 @@ def sample(
     Parameters
     ----------
     compiled_model : CompiledModel
-        What `nutpie.compile_pymc_model` returns.
+        What `nutpie.compile_pymc_model` and `nutpie.compile_stan_model` return.
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
@@ -172,6 +172,7 @@ def sample(
     _choice("sampler", sampler, SAMPLERS)
     _choice("adaptation", adaptation, ADAPTATIONS)
     counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
+    counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
     keep = {
         "warmup": bool(save_warmup),
         "unconstrained": bool(store_unconstrained),

@@ -8,6 +8,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie import _lib
-from nutpie.models.base import Variable
+from nutpie._caller import levels_inside
+from nutpie.models.base import DrawContext, Variable
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, PointwiseDensity
@@ -46,6 +48,9 @@ DIVERGENCE_POINTS = {
     "gradient": "Gradient of the log density where the step that diverged started.",
     "end": "Position where the step that diverged ended.",
 }
+
+#: Prefix of the names of groups of the warm-up.
+WARMUP = "warmup_"
 
 #: Bytes of the unconstrained draws and of the variables that are computed from them in one go.
 CHUNK_BYTES = 16 * 2**20
@@ -142,6 +147,7 @@ class RunInfo:
     keep: Mapping[str, int | bool]
     seconds: float
     starts: np.ndarray
+    messages: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,10 @@ class _Source:
     variables
         What it holds.
     of
-        From some draws of a block to an array for each of ``variables``.
-    warmup
-        Whether there is one for the warm-up as well.
+        From some draws of a block, their chain and the number of the first of them in the group to an array for each of
+        ``variables``.
+    prefixes
+        Of the groups of this name that there are: the empty one, and that of the warm-up.
     descriptions
         Attribute ``description`` by variable.
     aliases
@@ -166,8 +173,8 @@ class _Source:
 
     group: str
     variables: Sequence[Variable]
-    of: Callable[[Block], Mapping[str, np.ndarray]]
-    warmup: bool = True
+    of: Callable[[Block, int, int], Mapping[str, np.ndarray]]
+    prefixes: Sequence[str] = ("", WARMUP)
     descriptions: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -221,12 +228,13 @@ def build_result(
         What the model raises when variables are computed from draws. Its attribute ``partial_trace`` has the draws on
         the unconstrained scale.
     """
-    attrs = _attributes(chains, info)
+    attrs = _attributes(chains, info) | model.attributes()
     divergences = _divergences(model, chains, info)
     made = [chain.n_draws for chain in chains]
+    failures: dict[str, int] = {}
     try:
-        groups = _draw_groups(model, chains, info, _sources(model, info, pointwise or {}))
-        groups["initial_points"] = _initial_points(model, info)
+        groups = _draw_groups(model, chains, info, _sources(model, info, pointwise or {}, failures))
+        groups["initial_points"] = _initial_points(model, info, failures)
     except Exception as error:
         left = [c.without(n - c.n_draws) for c, n in zip(chains, made, strict=True)]
         plain = _draw_groups(model, left, info, [_statistics_source(model, info), _unconstrained_source(model)])
@@ -240,6 +248,8 @@ def build_result(
     groups = {name: group.assign_attrs(attrs) for name, group in groups.items()}
     if divergences is not None:
         groups["divergences"] = divergences.assign_attrs(attrs)
+    if info.messages or failures:
+        groups["messages"] = _messages(info, failures).assign_attrs(attrs)
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays).assign_attrs(attrs)
@@ -253,17 +263,20 @@ def _draw_groups(
         _Table(source, part)
         for part in _parts(chains, save_warmup=bool(info.keep["warmup"]))
         for source in sources
-        if source.warmup or not part.prefix
+        if part.prefix in source.prefixes
     ]
     for chain in chains:
         _fill(tables, chain)
     return {table.name: table.dataset(model) for table in tables}
 
 
-def _sources(model: CompiledModel, info: RunInfo, pointwise: Mapping[str, PointwiseDensity]) -> list[_Source]:
+def _sources(
+    model: CompiledModel, info: RunInfo, pointwise: Mapping[str, PointwiseDensity], failures: dict[str, int]
+) -> list[_Source]:
     """List the groups that are computed from draws. A further column of the store is a variable of one of them."""
     sources = [
-        _Source("posterior", model.variables, lambda block: model.expand(block.positions)),
+        _expanded_source(model, info, failures, ""),
+        _expanded_source(model, info, failures, WARMUP),
         _statistics_source(model, info),
         *(_pointwise_source(group, density) for group, density in pointwise.items()),
     ]
@@ -272,9 +285,28 @@ def _sources(model: CompiledModel, info: RunInfo, pointwise: Mapping[str, Pointw
     return sources
 
 
+def _expanded_source(model: CompiledModel, info: RunInfo, failures: dict[str, int], prefix: str) -> _Source:
+    """Return the variables of the model; messages of what could not be computed go to ``failures``."""
+    thin = int(info.keep.get("thin", 1))
+
+    def expand(block: Block, chain: int, first: int) -> Mapping[str, np.ndarray]:
+        numbers = thin * np.arange(first, first + len(block))
+        return model.expand_draws(block.positions, _context(info, chain, numbers, failures, warmup=prefix == WARMUP))
+
+    variables = model.warmup_variables if prefix == WARMUP else model.variables
+    return _Source("posterior", variables, expand, prefixes=(prefix,))
+
+
+def _context(info: RunInfo, chain: int, numbers: np.ndarray, failures: dict[str, int], *, warmup: bool) -> DrawContext:
+    def report(text: str, count: int) -> None:
+        failures[text] = failures.get(text, 0) + count
+
+    return DrawContext(info.seed, chain, numbers, warmup, report)
+
+
 def _unconstrained_source(model: CompiledModel) -> _Source:
     variables = model.unconstrained_variables
-    return _Source("unconstrained_posterior", variables, lambda block: _split(block.positions, variables))
+    return _Source("unconstrained_posterior", variables, lambda block, *_: _split(block.positions, variables))
 
 
 def _statistics_source(model: CompiledModel, info: RunInfo) -> _Source:
@@ -286,7 +318,7 @@ def _statistics_source(model: CompiledModel, info: RunInfo) -> _Source:
             variables.append(Variable(name, (model.n_dim,), np.dtype(np.float64), (PARAMETER,)))
             descriptions[name] = doc
 
-    def values(block: Block) -> dict[str, np.ndarray]:
+    def values(block: Block, *_: int) -> dict[str, np.ndarray]:
         found = {name: block.stats[:, column] for column, (name, _, _) in enumerate(statistics)}
         return found | {name: getattr(block, field) for name, field, _ in VECTOR_STATISTICS.values()}
 
@@ -304,7 +336,7 @@ def _split(positions: np.ndarray, variables: Sequence[Variable]) -> dict[str, np
 
 
 def _pointwise_source(group: str, density: PointwiseDensity) -> _Source:
-    return _Source(group, density.variables, lambda block: density.compute(block.positions), warmup=False)
+    return _Source(group, density.variables, lambda block, *_: density.compute(block.positions), prefixes=("",))
 
 
 def _parts(chains: Sequence[ChainDraws], *, save_warmup: bool) -> list[_Part]:
@@ -312,7 +344,7 @@ def _parts(chains: Sequence[ChainDraws], *, save_warmup: bool) -> list[_Part]:
     warmup = {c.chain: c.warmup for c in chains}
     parts = [_rectangle("", warmup, ends)]
     if save_warmup:
-        parts.append(_rectangle("warmup_", dict.fromkeys(warmup, 0), warmup))
+        parts.append(_rectangle(WARMUP, dict.fromkeys(warmup, 0), warmup))
     return parts
 
 
@@ -353,7 +385,7 @@ class _Table:
         step = max(1, CHUNK_BYTES // max(draw_bytes, 1))
         for low in range(start, stop, step):
             high = min(low + step, stop)
-            found = self._source.of(block.part(low, high))
+            found = self._source.of(block.part(low, high), chain, low - offset)
             for name, values in self._values.items():
                 values[self._rows[chain], low - offset : high - offset] = found[name]
 
@@ -434,13 +466,36 @@ def _divergence_message(energy_error: float) -> str:
     return "the log density, its gradient or the position was not finite, or the model reported a recoverable error"
 
 
-def _initial_points(model: CompiledModel, info: RunInfo) -> Any:
+def _messages(info: RunInfo, failures: Mapping[str, int]) -> Any:
+    """Return a table of what the model said, and warn of draws at which it could not compute its variables."""
+    import xarray as xr
+
+    if failures:
+        text, count = next(iter(failures.items()))
+        others = f"; {len(failures) - 1} other messages are in the group 'messages'" if len(failures) > 1 else ""
+        warnings.warn(
+            f"variables of the model are NaN at {sum(failures.values())} draws, because computing them failed: {text} "
+            f"(at {count} draws{others})",
+            stacklevel=levels_inside() + 1,
+        )
+    rows = [("log density", *row) for row in info.messages] + [("variables", *row) for row in failures.items()]
+    sources, texts, counts = zip(*rows, strict=True)
+    columns = {
+        "source": (np.array(sources), "What was computed: the log density, or the variables of the result."),
+        "text": (np.array(texts), "The message; those that differ in numbers only are represented by the first."),
+        "count": (np.array(counts, dtype=np.int64), "How often it came; the warm-up is included."),
+    }
+    variables = {name: (("message",), values, {"description": doc}) for name, (values, doc) in columns.items()}
+    return xr.Dataset(variables, coords={"message": np.arange(len(rows))})
+
+
+def _initial_points(model: CompiledModel, info: RunInfo, failures: dict[str, int]) -> Any:
     """Return where the chains started: the variables of the posterior, and the unconstrained point."""
     import xarray as xr
 
-    values = model.expand(info.starts)
+    values = model.expand_draws(info.starts, _context(info, 0, np.arange(len(info.starts)), failures, warmup=True))
     variables: dict[str, Any] = {
-        v.name: (("chain", *_dims(v.name, v.shape, v.dims)), values[v.name]) for v in model.variables
+        v.name: (("chain", *_dims(v.name, v.shape, v.dims)), values[v.name]) for v in model.warmup_variables
     }
     # Not under its bare name if the model has a variable of that name.
     name = "unconstrained" if "unconstrained" not in values else "unconstrained__"

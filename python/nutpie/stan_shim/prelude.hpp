@@ -1,11 +1,4 @@
-// Included first in every translation unit, and the whole of the precompiled header.
-//
-// A failed assertion of Eigen is an exception of the type that Stan throws for a rejection, not the end of the process.
-// Stan Math has a switch for that since 5.0; this covers the versions before.
+// Included before the code that stanc makes of a program, and the whole of the precompiled header.
 #pragma once
-#include <stdexcept>
-#define eigen_assert(condition)                                                                  \
-  do {                                                                                           \
-    if (!(condition)) throw std::domain_error("assertion of Eigen failed: " #condition);         \
-  } while (0)
+#include "assertions.hpp"
 #include <stan/model/model_header.hpp>

@@ -5,7 +5,8 @@ mod api;
 mod messages;
 mod model;
 
-use std::ffi::{OsString, c_char, c_void};
+use std::ffi::{c_char, c_void};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -42,8 +43,8 @@ pub struct StanLibrary {
 #[pymethods]
 impl StanLibrary {
     #[new]
-    fn new(py: Python<'_>, path: OsString) -> PyResult<Self> {
-        let api = py.detach(|| Api::load(&path)).map_err(PyOSError::new_err)?;
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let api = py.detach(|| Api::load(path.as_os_str())).map_err(PyOSError::new_err)?;
         Ok(StanLibrary { api })
     }
 
