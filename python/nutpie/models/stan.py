@@ -334,6 +334,11 @@ class CompiledStanModel(CompiledModel):
         return {} if self._data is None else as_arrays(self._data.values)
 
     @property
+    def data_names(self) -> list[str] | None:
+        """Names of the variables in the data block; None if they are not known, as for a library that was given."""
+        return None if self._program.inputs is None else list(self._program.inputs)
+
+    @property
     def toolchain(self) -> str:
         """What the program was compiled with: bridgestan, httpstan, or a library that was given."""
         return self._program.toolchain
