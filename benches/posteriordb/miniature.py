@@ -2,10 +2,9 @@
 
     python benches/posteriordb/miniature.py FOLDER [--shared ../shared/posteriordb]
 
-Data are those in the shared folder. It holds summaries in place of reference draws, so normal draws with these means and
-standard deviations stand in for them, as many as posteriordb has; skewed posteriors differ from them in other respects
-than mean and variance, of which z-scores are about. Where the parameters have other names or there are no summaries, a
-posterior has no reference.
+Data are those in the shared folder. It holds summaries in place of reference draws, so normal draws with these means
+and standard deviations stand in for them, as many as posteriordb has. Averages and averages of squares are all that is
+compared with them. Posteriors without summaries have no reference.
 """
 
 from __future__ import annotations

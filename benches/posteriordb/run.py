@@ -3,14 +3,14 @@
     python benches/posteriordb/run.py ~/posteriordb
     python benches/posteriordb/run.py ~/posteriordb --only eight_schools kidiq --peer nutpie_peer=PYTHON
 
-It runs unattended. Programs are compiled side by side first. Each posterior then is sampled in a process of its own with
-a limit of time; what fails is listed below the table with the reason, and the rest goes on. Results are written to a file
-as they come, and those in it are not made again, so that a run which was broken off goes on where it was.
+It runs unattended. Programs are compiled side by side first. Each posterior then is sampled in a process of its own
+with a limit of time; what fails is listed below the table with the reason, and the rest goes on. Results are written to
+a file as they come, and those in it are not made again, so that a run which was broken off goes on where it was.
 
-A posterior agrees with its reference if no average and no average of squares is further than 5 standard errors away: with
-thousands of averages, about one in a million is by chance. `--peer NAME=PYTHON` runs a peer in its own environment on the
-same data: nutpie_peer, the older package of our name with the packages bridgestan and arviz, which gets the library that
-was compiled here; or pystan.
+A posterior agrees with its reference if no average and no average of squares is further than 5 standard errors away; by
+chance about one average in a million is. `--peer NAME=PYTHON` runs a peer in its own environment on the same data:
+nutpie_peer, the older package of our name with the packages bridgestan and arviz, which gets the library that was
+compiled here; or pystan.
 """
 
 from __future__ import annotations
@@ -118,9 +118,13 @@ def compile_all(chosen: list[Posterior], arguments: argparse.Namespace, results:
 
     with ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
         for (program, users), record in zip(programs.items(), pool.map(one, programs), strict=True):
-            print(f"compiled {program.stem}: {record.get('error') or '%.1f s' % record['compile_s']}", flush=True)
+            print(f"compiled {program.stem}: {compiled_line(record)}", flush=True)
             for posterior in users:
                 results.add(posterior.name, "compile", record)
+
+
+def compiled_line(record: dict[str, Any]) -> str:
+    return f"failed: {record['error']}" if "error" in record else f"{record['compile_s']:.1f} s"
 
 
 def sampled(

@@ -1,4 +1,4 @@
-"""Compiles or samples one program; `run.py` starts it in a process of its own, so that a crash is one line of its table.
+"""Compiles or samples one program; `run.py` starts it in a process of its own, so that a crash is one of its lines.
 
     python worker.py SAMPLER REQUEST.json RESULT.npz
 
@@ -72,6 +72,7 @@ def sample_ours(request):
 def sample_peer(request):
     """The older package of our name, with the library that was compiled already."""
     import bridgestan
+
     import nutpie
 
     bridgestan.compile_model = lambda *_args, **_kwargs: pathlib.Path(request["library"])
