@@ -1,4 +1,4 @@
-"""Stan programs that the tests share: each is compiled once in a session, some at a time, and only if a test wants it."""
+"""Stan programs that the tests share: compiled once in a session, some at a time, and only if a test wants them."""
 
 from __future__ import annotations
 

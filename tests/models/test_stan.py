@@ -165,7 +165,9 @@ def test_constrained_parameters_have_their_distributions(constraints):
     assert (post["cov_factor"].values[..., 0, 1] == 0).all()
     # Means that are known.
     np.testing.assert_allclose(post["share"].mean(("chain", "draw")), np.array([1, 2, 3]) / 6, atol=0.02)
-    np.testing.assert_allclose(post["shares"].mean(("chain", "draw")), np.tile(np.array([2, 3, 4]) / 9, (2, 1)), atol=0.02)
+    np.testing.assert_allclose(
+        post["shares"].mean(("chain", "draw")), np.tile(np.array([2, 3, 4]) / 9, (2, 1)), atol=0.02
+    )
     np.testing.assert_allclose(post["cov"].mean(("chain", "draw")), 5 * np.eye(2), atol=0.35)
     np.testing.assert_allclose(post["scaled"].mean(("chain", "draw")), 2, atol=0.4)
     assert float(np.log(post["positive"]).mean()) == pytest.approx(0, abs=0.1)
@@ -283,7 +285,7 @@ def test_the_result_says_what_it_was_made_with(eight_schools_noncentered, tmp_pa
     idata.to_netcdf(str(tmp_path / "schools.nc"))
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def test_rejections_are_collected(trouble):
@@ -326,7 +328,7 @@ def test_a_fatal_error_ends_the_run(trouble):
 
 def test_a_start_that_is_rejected_says_why(trouble):
     model = trouble.with_data(QUIET | {"reject_above": -1.0})
-    with pytest.raises(ValueError, match="chain 0 cannot start at the given point: Stan says: .*x is too large: 0.5"):
+    with pytest.raises(ValueError, match=r"chain 0 cannot start at the given point: Stan says: .*x is too large: 0.5"):
         sample(model, init={"x": 0.5})
     found = sample(model).initial_points["x"]
     assert (found <= -1).all()  # others are drawn instead
@@ -353,10 +355,15 @@ def test_other_clients_of_bridgestan_can_use_the_library(eight_schools_noncenter
     # The whole interface.
     value, _, hessian = other.log_density_hessian(point, propto=False)
     assert value == pytest.approx(other.log_density(point, propto=False))
-    steps = [other.log_density_gradient(point + 1e-5 * e)[1] - other.log_density_gradient(point - 1e-5 * e)[1] for e in np.eye(10)]
+    steps = [
+        other.log_density_gradient(point + 1e-5 * e)[1] - other.log_density_gradient(point - 1e-5 * e)[1]
+        for e in np.eye(10)
+    ]
     np.testing.assert_allclose(hessian, np.array(steps) / 2e-5, rtol=1e-5, atol=1e-6)
     direction = np.arange(10.0)
-    np.testing.assert_allclose(other.log_density_hessian_vector_product(point, direction)[1], hessian @ direction, rtol=1e-6)
+    np.testing.assert_allclose(
+        other.log_density_hessian_vector_product(point, direction)[1], hessian @ direction, rtol=1e-6
+    )
     constrained = other.param_constrain(point)
     np.testing.assert_allclose(other.param_unconstrain(constrained), point, atol=1e-12)
     values = {"theta_trans": constrained[:8].tolist(), "mu": constrained[8], "tau": constrained[9]}

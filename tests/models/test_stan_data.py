@@ -143,7 +143,7 @@ def test_stan_checks_shapes_and_ranges(eight_schools_noncentered):
         program.with_data(SCHOOLS, sigma=[1, -1, 1, 1, 1, 1, 1, 1])
     with pytest.raises(ValueError, match="J is -1, but must be greater than or equal to 0"):
         program.with_data(SCHOOLS, J=-1)
-    with pytest.raises(ValueError, match="no data yet: call with_data.* 'J', 'y', 'sigma'"):
+    with pytest.raises(ValueError, match=r"no data yet: call with_data.* 'J', 'y', 'sigma'"):
         nutpie.sample(program, progress_bar=False)
     assert program.with_data(J=0, y=[], sigma=[]).n_dim == 2
 
@@ -182,7 +182,7 @@ def test_json_file(eight_schools_noncentered, tmp_path):
     path.write_text(json.dumps(SCHOOLS))
     assert eight_schools_noncentered.with_data(path).n_dim == 10
     assert eight_schools_noncentered.with_data(str(path), J=1, y=[2.0], sigma=[1.0]).n_dim == 3
-    with pytest.raises(FileNotFoundError, match="there is no file of data .*none.json"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file of data .*none.json"):
         eight_schools_noncentered.with_data("none.json")
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="holds list, names with values are needed"):
@@ -215,7 +215,8 @@ def test_seed_of_transformed_data(shapes):
 def test_new_data_leave_the_old_model_alone(eight_schools_noncentered):
     eight = eight_schools_noncentered.with_data(SCHOOLS)
     point = np.zeros(10)
-    before = _lib.evaluate(eight.density().address, eight.density().user_data, point)
+    density = eight.density()
+    before = _lib.evaluate(density.address, density.user_data, point)
     two = eight.with_data(J=2, y=[1.0, 2.0], sigma=[1.0, 1.0])
     assert (two.n_dim, eight.n_dim) == (4, 10)
     density = eight.density()

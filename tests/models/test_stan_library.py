@@ -28,7 +28,17 @@ def fake(tmp_path):
 
     def build(*definitions, name="fake_model.so"):
         path = tmp_path / name
-        command = ["cc", "-O1", "-w", "-shared", "-fPIC", *(f"-D{d}" for d in definitions), str(SOURCE), "-o", str(path)]
+        command = [
+            "cc",
+            "-O1",
+            "-w",
+            "-shared",
+            "-fPIC",
+            *(f"-D{d}" for d in definitions),
+            str(SOURCE),
+            "-o",
+            str(path),
+        ]
         subprocess.run(command, check=True)
         return path
 
@@ -38,7 +48,9 @@ def fake(tmp_path):
 def test_a_library_for_one_thread_is_used_by_one_thread(fake):
     path = fake()
     model = nutpie.compile_stan_model(library=path)
-    with pytest.warns(UserWarning, match="compiled without STAN_THREADS=true, so that its chains run one after") as found:
+    with pytest.warns(
+        UserWarning, match="compiled without STAN_THREADS=true, so that its chains run one after"
+    ) as found:
         idata = nutpie.sample(model, cores=4, **SETTINGS)
     assert found[0].filename == __file__
     assert ctypes.c_int.in_dll(ctypes.CDLL(str(path)), "most_inside").value == 1
@@ -90,6 +102,13 @@ def test_libraries_that_are_refused(fake, tmp_path):
         nutpie.compile_stan_model(library=_lib.__file__)
     with pytest.raises(ValueError, match="Stan does not take the data: no such data"):
         nutpie.compile_stan_model(library=fake()).with_data(bad=1)
+
+
+def test_a_library_that_was_made_anew(fake):
+    old = nutpie.compile_stan_model(library=fake()).with_data()
+    new = nutpie.compile_stan_model(library=fake('THREADS="true"')).with_data()
+    same = nutpie.compile_stan_model(library=new.library).with_data()
+    assert [model._model.threads for model in (old, new, same)] == [False, True, True]
 
 
 def test_arguments_that_do_not_fit_together(fake):

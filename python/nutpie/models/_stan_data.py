@@ -137,13 +137,11 @@ class _Wanted:
         return array.dtype.kind in "iuf" and array.ndim == self.ndim + 1 and array.shape[-1] == 2
 
     def _array(self, value: Any) -> np.ndarray:
-        if hasattr(value, "to_numpy"):  # pandas, polars and others
-            value = value.to_numpy()
         try:
-            array = np.asarray(value)
+            array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)  # pandas, polars and others
             if array.dtype.kind == "O":
                 # Such as integers with missing values, or numbers of the module decimal.
-                array = np.asarray(value, dtype=np.float64)
+                array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
             ragged = "inhomogeneous" in str(error) or "sequence" in str(error)
             raise self._refusal("not rows of different lengths" if ragged else f"not {_short(value)}") from error
@@ -167,7 +165,7 @@ class _Wanted:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) < 80 else text[:77] + '...'}"
 
 

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,25 @@ class Program:
         return None if self.info is None else self.info["inputs"]
 
 
+#: Files that were loaded, by path: what they were, and how often another one had the path before.
+_loaded: dict[Path, tuple[tuple[int, ...], int]] = {}
+_loading = threading.Lock()
+
+
 def _load(path: Path) -> Any:
+    """Load a library.
+
+    The loader of the system takes a path that it has seen before for the same file. One that was made anew since is
+    loaded under a path that is spelt in another way.
+    """
+    status = path.stat()
+    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    with _loading:
+        known, times = _loaded.get(path, (file, 0))
+        times += known != file
+        _loaded[path] = (file, times)
     try:
-        return _lib.StanLibrary(path)
+        return _lib.StanLibrary(os.path.join(path.parent, *["."] * times, path.name))
     except OSError as error:
         raise OSError(f"the library {path} cannot be used: {error}") from error
 

@@ -64,21 +64,25 @@ class Unconstrain:
         roots = {self._parameters[name].root for name in given}
         moved = np.array([name in roots for name in self._coordinates], dtype=bool)
         point, refusal = base.copy(), ""
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if given else 0):
             current = self._constrain(point)
             target = current.copy()
             for name, value in given.items():
                 self._parameters[name].put(value, target)
-            if np.allclose(current, target, rtol=TOLERANCE, atol=TOLERANCE):
-                return point, ""
-            found, refusal = self._towards(target, current)
+            found, step, refusal = self._towards(target, current)
             if found is None:
                 break
-            point = np.where(moved, found, base)
-        return point, refusal or "Stan gives other values back"
+            found = np.where(moved, found, base)
+            if step == 1.0:
+                if np.allclose(self._constrain(found), target, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+                    return found, ""
+                point = found
+            else:
+                point = self._further(point, found, step, given)
+        return point, refusal or ("Stan gives other values back" if given else "")
 
-    def _towards(self, target: np.ndarray, current: np.ndarray) -> tuple[np.ndarray | None, str]:
-        """Return the unconstrained point of values as near to ``target`` as Stan takes, and what it says against it."""
+    def _towards(self, target: np.ndarray, current: np.ndarray) -> tuple[np.ndarray | None, float, str]:
+        """Return a point whose values are as near to ``target`` as Stan takes, the part of the way, and why not all."""
         refusal = ""
         for step in 0.5 ** np.arange(MAX_HALVINGS):
             try:
@@ -88,9 +92,28 @@ class Unconstrain:
                 continue
             finite = np.isfinite(found)
             if finite.all():
-                return found, refusal
+                return found, float(step), refusal
             refusal = refusal or f"it lies on the boundary, where {self._coordinates[~finite][0]!r} is infinite"
-        return None, refusal
+        return None, 0.0, refusal
+
+    def _further(
+        self, point: np.ndarray, found: np.ndarray, step: float, given: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Go on from a short step in the same direction of the unconstrained scale, as long as it comes nearer.
+
+        There every point is allowed, and the values of other parameters move along with their bounds.
+        """
+        best, distance = found, self._distance(found, given)
+        for factor in 2.0 ** np.arange(1, 1 - np.log2(step)):
+            longer = point + factor * (found - point)
+            if not self._distance(longer, given) < distance:
+                break
+            best, distance = longer, self._distance(longer, given)
+        return best
+
+    def _distance(self, point: np.ndarray, given: Mapping[str, np.ndarray]) -> float:
+        values = self._constrain(point)[None]
+        return float(sum(np.abs(self._parameters[name].take(values)[0] - value).sum() for name, value in given.items()))
 
     def _explained(self, given: Mapping[str, np.ndarray], base: np.ndarray, refusal: str) -> str:
         """Name a parameter whose value Stan does not take alone either; all of them if there is none."""
