@@ -21,6 +21,9 @@ PROGRAMS = {
     "lotka_volterra": BENCH / "lotka_volterra.stan",
 }
 
+#: Least version of Stan, where that matters.
+NEEDS = {"sum_to_zero": (2, 36)}
+
 SCHOOLS = {
     "J": 8,
     "y": [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0],

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from stan_programs import PROGRAMS, can_compile
+from stan_programs import NEEDS, PROGRAMS, can_compile
 
 import nutpie
+from nutpie.models._stan_toolchain import choose_toolchain
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +35,19 @@ def stan_compiled(request: pytest.FixtureRequest, stan_cache: Path) -> Iterator[
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     compiled: dict[str, Future] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        stan = tuple(map(int, choose_toolchain("httpstan", ()).version.split(".")[:2]))
         for name, path in PROGRAMS.items():
-            if name in wanted:
+            if name in wanted and stan >= NEEDS.get(name, stan):
                 compiled[name] = pool.submit(
                     nutpie.compile_stan_model, filename=path, toolchain="httpstan", progress_bar=False
                 )
-        yield lambda name: compiled[name].result()
+
+        def result(name: str) -> object:
+            if name not in compiled:
+                pytest.skip(f"needs Stan {'.'.join(map(str, NEEDS[name]))}, not {'.'.join(map(str, stan))}")
+            return compiled[name].result()
+
+        yield result
 
 
 def _fixture_of(name: str) -> Callable:

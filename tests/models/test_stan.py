@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 
+import arviz
 import numpy as np
 import pytest
 from results import group_names
@@ -115,21 +116,19 @@ def test_same_density_as_in_pymc(hierarchical):
 
 def test_reduce_sum(hierarchical):
     plain, summed = (hierarchical.with_data(regression(grain)) for grain in (0, 7))
+    constants = []
     for k in range(3):
         point = plain.initial_point((k,))
-        for one, other in zip(evaluate(plain, point), evaluate(summed, point), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-10)
+        (one, gradient), (other, its_gradient) = evaluate(plain, point), evaluate(summed, point)
+        np.testing.assert_allclose(gradient, its_gradient, rtol=1e-9, atol=1e-9)
+        constants.append(one - other)
+    np.testing.assert_allclose(constants, 30 * np.log(2 * np.pi), rtol=1e-9)
     idata = sample(summed, chains=3, cores=3)
     assert abs(float(idata.posterior["slope"].mean()) - 0.7) < 0.1
 
 
-def test_what_stan_has_since_2_36(stan_cache, request):
-    from nutpie.models._stan_toolchain import choose_toolchain
-
-    stan_version = tuple(map(int, choose_toolchain("httpstan", ()).version.split(".")[:2]))
-    if stan_version < (2, 36):
-        pytest.skip(f"this is Stan {stan_version}")
-    model = request.getfixturevalue("sum_to_zero")
+def test_what_stan_has_since_2_36(sum_to_zero):
+    model = sum_to_zero
     assert model.n_dim == 3 + 2 + 1
     assert_gradient(model)
     posterior = sample(model, draws=1000).posterior
@@ -171,6 +170,7 @@ def test_constrained_parameters_have_their_distributions(constraints):
     np.testing.assert_allclose(post["cov"].mean(("chain", "draw")), 5 * np.eye(2), atol=0.35)
     np.testing.assert_allclose(post["scaled"].mean(("chain", "draw")), 2, atol=0.4)
     assert float(np.log(post["positive"]).mean()) == pytest.approx(0, abs=0.1)
+    assert float((post["above"] - post["between"]).mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_values_are_in_their_places(shapes):
@@ -206,15 +206,28 @@ def test_tuples_and_variables_without_elements(shapes):
     assert list(post.data_vars)[:6] == ["mu", "grid", "empty", "z", "both:1", "both:2"]
 
 
-def test_eight_schools_both_ways_agree(eight_schools_centered, eight_schools_noncentered):
-    centred, not_centred = (
-        sample(program.with_data(SCHOOLS), draws=1500, tune=500, chains=4, target_accept=0.95).posterior
-        for program in (eight_schools_centered, eight_schools_noncentered)
-    )
-    for name in ("mu", "tau", "theta"):
-        np.testing.assert_allclose(
-            *(post[name].mean(("chain", "draw")) for post in (centred, not_centred)), atol=0.6, err_msg=name
-        )
+def schools_by_quadrature():
+    """Means of mu and tau of eight schools, with the levels of the schools integrated out."""
+    y, sigma = np.array(SCHOOLS["y"]), np.array(SCHOOLS["sigma"])
+    mu, tau = np.meshgrid(np.linspace(-20, 30, 501), np.linspace(1e-3, 120, 4001), indexing="ij")
+    logp = -0.5 * (mu / 5) ** 2 - np.log1p((tau / 5) ** 2)
+    for one, error in zip(y, sigma, strict=True):
+        variance = tau**2 + error**2
+        logp -= 0.5 * (one - mu) ** 2 / variance + 0.5 * np.log(variance)
+    weight = np.exp(logp - logp.max())
+    return {name: (weight * values).sum() / weight.sum() for name, values in (("mu", mu), ("tau", tau))}
+
+
+def test_eight_schools(eight_schools_centered, eight_schools_noncentered):
+    truth = schools_by_quadrature()
+    post = sample(eight_schools_noncentered.with_data(SCHOOLS), draws=2500, tune=400, chains=4).posterior
+    for name, mean in truth.items():
+        error = float(post[name].std()) / np.sqrt(float(arviz.ess(post[name].values, method="mean")))
+        assert float(post[name].mean()) == pytest.approx(mean, abs=4.5 * error), name
+    # Centred it is a funnel, whose neck is out of reach: near, but not exact.
+    centred = sample(eight_schools_centered.with_data(SCHOOLS), draws=1500, chains=4, target_accept=0.95).posterior
+    for name, mean in truth.items():
+        assert float(centred[name].mean()) == pytest.approx(mean, abs=1.5), name
 
 
 def test_a_differential_equation_is_sampled(lotka_volterra):
@@ -232,7 +245,7 @@ def test_generated_quantities_belong_to_their_draw(eight_schools_noncentered):
     for name in ("y_rep", "log_lik", "theta"):
         np.testing.assert_array_equal(one.posterior[name], two.posterior[name])
     # They are draws around theta, anew for each draw, chain and seed.
-    noise = ((one.posterior["y_rep"] - one.posterior["theta"]) / np.array(SCHOOLS["sigma"])).values
+    noise = (one.posterior["y_rep"].values - one.posterior["theta"].values) / np.array(SCHOOLS["sigma"])
     assert abs(noise.mean()) < 0.06
     assert noise.std() == pytest.approx(1, abs=0.05)
     assert len(np.unique(noise)) == noise.size
@@ -261,7 +274,7 @@ def test_var_names(eight_schools_noncentered, trouble):
     model = chosen(eight_schools_noncentered, SCHOOLS, "y_rep")
     idata = sample(model)
     assert list(idata.posterior.data_vars) == ["y_rep"]
-    assert list(idata.warmup_posterior.data_vars) == []
+    assert "y_rep" not in idata.initial_points
     # Generated quantities that nobody wants are not computed: these would fail.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -320,10 +333,11 @@ def test_generated_quantities_that_throw_are_missing(trouble):
 
 def test_a_fatal_error_ends_the_run(trouble):
     with pytest.raises(RuntimeError, match="x is far too large") as caught:
-        sample(trouble.with_data(QUIET | {"fatal_above": 1.5}), draws=100_000, init=0.1)
-    draws = caught.value.partial_trace.posterior["x"]
-    assert 0 < draws.sizes["draw"] < 100_000
-    assert draws.max() <= 1.5
+        sample(trouble.with_data(QUIET | {"fatal_above": 3.5}), draws=100_000, init=0.1)
+    trace = caught.value.partial_trace
+    draws = np.concatenate([trace[group]["x"].values.ravel() for group in ("warmup_posterior", "posterior")])
+    assert 0 < draws.size < 100_000
+    assert draws.max() <= 3.5
 
 
 def test_a_start_that_is_rejected_says_why(trouble):
@@ -368,7 +382,7 @@ def test_other_clients_of_bridgestan_can_use_the_library(eight_schools_noncenter
     np.testing.assert_allclose(other.param_unconstrain(constrained), point, atol=1e-12)
     values = {"theta_trans": constrained[:8].tolist(), "mu": constrained[8], "tau": constrained[9]}
     np.testing.assert_allclose(other.param_unconstrain_json(json.dumps(values)), point, atol=1e-12)
-    start = other.param_initialize(json.dumps({"mu": 3.5}), other.new_rng(1))
+    start = other.param_initialize(other.new_rng(1), json.dumps({"mu": 3.5}))
     assert start[8] == 3.5
-    with pytest.raises(RuntimeError, match="mu"):
+    with pytest.raises(RuntimeError, match="theta_trans"):
         other.param_unconstrain_json("{}")

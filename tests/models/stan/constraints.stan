@@ -22,7 +22,8 @@ parameters {
 model {
   positive ~ lognormal(0, 1);
   free ~ std_normal();
-  above ~ exponential(1);
+  between ~ uniform(free, free + positive);
+  above - between ~ exponential(1);
   scaled ~ normal(2, 5);
   share ~ dirichlet(linspaced_vector(K, 1, K));
   for (k in 1 : 2) {
