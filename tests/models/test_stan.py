@@ -256,6 +256,18 @@ def test_generated_quantities_belong_to_their_draw(eight_schools_noncentered):
     np.testing.assert_array_equal(thinned.posterior["y_rep"], one.posterior["y_rep"][:, ::4])
 
 
+def test_log_likelihood(eight_schools_noncentered, trouble):
+    model = eight_schools_noncentered.with_data(SCHOOLS)
+    idata = sample(model, log_likelihood=True)
+    np.testing.assert_array_equal(idata.log_likelihood["log_lik"].values, idata.posterior["log_lik"].values)
+    with pytest.raises(
+        ValueError, match="needs generated quantities whose names begin with log_lik, and the Stan program"
+    ):
+        sample(trouble.with_data(QUIET), log_likelihood=True)
+    with pytest.raises(NotImplementedError, match="log_prior=True is not available for a CompiledStanModel"):
+        sample(model, log_prior=True)
+
+
 def test_generated_quantities_are_skipped_in_warmup(eight_schools_noncentered):
     idata = sample(eight_schools_noncentered.with_data(SCHOOLS))
     assert set(idata.posterior.data_vars) - set(idata.warmup_posterior.data_vars) == {"y_rep", "log_lik"}

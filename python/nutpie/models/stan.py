@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from nutpie.models._stan_program import Options, Program, cached_program, compil
 from nutpie.models._stan_source import read_source
 from nutpie.models._stan_unconstrain import Unconstrain
 from nutpie.models._stan_variables import BLOCKS, StanVariable, declared_variables, stan_variables
-from nutpie.models.base import CompiledModel, Density, DrawContext, Variable
+from nutpie.models.base import CompiledModel, Density, DrawContext, PointwiseDensity, Variable
 
 __all__ = ["CompiledStanModel", "compile_stan_model", "prune_stan_cache"]
 
@@ -450,6 +450,24 @@ class CompiledStanModel(CompiledModel):
         for text, count in messages:
             context.report(text, count)
         return {v.name: v.take(values) for v in wanted}
+
+    def pointwise(self, group: Literal["log_likelihood", "log_prior"]) -> PointwiseDensity:
+        """Terms of the log density: for ``log_likelihood`` the generated quantities whose names begin with ``log_lik``."""
+        if group != "log_likelihood":
+            return super().pointwise(group)
+        terms = [v for v in self._all_variables if v.block == _GENERATED and v.name.startswith("log_lik")]
+        if not terms:
+            raise ValueError(
+                "log_likelihood=True needs generated quantities whose names begin with log_lik, and the Stan program "
+                f"{self._program.name!r} has none: add them, or leave it out"
+            )
+
+        def compute(draws: np.ndarray) -> dict[str, np.ndarray]:
+            seeds = np.zeros(len(draws), dtype=np.uint32)
+            values, _ = self._model.constrain(np.ascontiguousarray(draws), True, seeds, _threads(len(draws)))
+            return {v.name: v.take(values) for v in terms}
+
+        return PointwiseDensity([v.described(self._dims.get(v.name, ())) for v in terms], compute)
 
     # --------------------------------------------------------------------------------------------------------- starts
 
