@@ -8,7 +8,6 @@ import datetime
 import importlib.metadata
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie import _lib
-from nutpie._caller import levels_inside
+from nutpie._messages import Failures
 from nutpie.models.base import DrawContext, Variable
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def build_result(
     attrs = _attributes(chains, info) | model.attributes()
     divergences = _divergences(model, chains, info)
     made = [chain.n_draws for chain in chains]
-    failures: dict[str, int] = {}
+    failures = Failures()
     try:
         groups = _draw_groups(model, chains, info, _sources(model, info, pointwise or {}, failures))
         groups["initial_points"] = _initial_points(model, info, failures)
@@ -249,7 +248,8 @@ def build_result(
     if divergences is not None:
         groups["divergences"] = divergences.assign_attrs(attrs)
     if info.messages or failures:
-        groups["messages"] = _messages(info, failures).assign_attrs(attrs)
+        groups["messages"] = failures.table(info.messages).assign_attrs(attrs)
+        failures.warn()
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays).assign_attrs(attrs)
@@ -271,7 +271,7 @@ def _draw_groups(
 
 
 def _sources(
-    model: CompiledModel, info: RunInfo, pointwise: Mapping[str, PointwiseDensity], failures: dict[str, int]
+    model: CompiledModel, info: RunInfo, pointwise: Mapping[str, PointwiseDensity], failures: Failures
 ) -> list[_Source]:
     """List the groups that are computed from draws. A further column of the store is a variable of one of them."""
     sources = [
@@ -285,23 +285,17 @@ def _sources(
     return sources
 
 
-def _expanded_source(model: CompiledModel, info: RunInfo, failures: dict[str, int], prefix: str) -> _Source:
+def _expanded_source(model: CompiledModel, info: RunInfo, failures: Failures, prefix: str) -> _Source:
     """Return the variables of the model; messages of what could not be computed go to ``failures``."""
     thin = int(info.keep.get("thin", 1))
 
     def expand(block: Block, chain: int, first: int) -> Mapping[str, np.ndarray]:
         numbers = thin * np.arange(first, first + len(block))
-        return model.expand_draws(block.positions, _context(info, chain, numbers, failures, warmup=prefix == WARMUP))
+        context = DrawContext(info.seed, chain, numbers, prefix == WARMUP, failures.report)
+        return model.expand_draws(block.positions, context)
 
     variables = model.warmup_variables if prefix == WARMUP else model.variables
     return _Source("posterior", variables, expand, prefixes=(prefix,))
-
-
-def _context(info: RunInfo, chain: int, numbers: np.ndarray, failures: dict[str, int], *, warmup: bool) -> DrawContext:
-    def report(text: str, count: int) -> None:
-        failures[text] = failures.get(text, 0) + count
-
-    return DrawContext(info.seed, chain, numbers, warmup, report)
 
 
 def _unconstrained_source(model: CompiledModel) -> _Source:
@@ -466,34 +460,12 @@ def _divergence_message(energy_error: float) -> str:
     return "the log density, its gradient or the position was not finite, or the model reported a recoverable error"
 
 
-def _messages(info: RunInfo, failures: Mapping[str, int]) -> Any:
-    """Return a table of what the model said, and warn of draws at which it could not compute its variables."""
-    import xarray as xr
-
-    if failures:
-        text, count = next(iter(failures.items()))
-        others = f"; {len(failures) - 1} other messages are in the group 'messages'" if len(failures) > 1 else ""
-        warnings.warn(
-            f"variables of the model are NaN at {sum(failures.values())} draws, because computing them failed: {text} "
-            f"(at {count} draws{others})",
-            stacklevel=levels_inside() + 1,
-        )
-    rows = [("log density", *row) for row in info.messages] + [("variables", *row) for row in failures.items()]
-    sources, texts, counts = zip(*rows, strict=True)
-    columns = {
-        "source": (np.array(sources), "What was computed: the log density, or the variables of the result."),
-        "text": (np.array(texts), "The message; those that differ in numbers only are represented by the first."),
-        "count": (np.array(counts, dtype=np.int64), "How often it came; the warm-up is included."),
-    }
-    variables = {name: (("message",), values, {"description": doc}) for name, (values, doc) in columns.items()}
-    return xr.Dataset(variables, coords={"message": np.arange(len(rows))})
-
-
-def _initial_points(model: CompiledModel, info: RunInfo, failures: dict[str, int]) -> Any:
+def _initial_points(model: CompiledModel, info: RunInfo, failures: Failures) -> Any:
     """Return where the chains started: the variables of the posterior, and the unconstrained point."""
     import xarray as xr
 
-    values = model.expand_draws(info.starts, _context(info, 0, np.arange(len(info.starts)), failures, warmup=True))
+    numbers = np.arange(len(info.starts))
+    values = model.expand_draws(info.starts, DrawContext(info.seed, 0, numbers, warmup=True, report=failures.report))
     variables: dict[str, Any] = {
         v.name: (("chain", *_dims(v.name, v.shape, v.dims)), values[v.name]) for v in model.warmup_variables
     }

@@ -224,7 +224,7 @@ def test_compiling_with_bridgestan(alone, cache, monkeypatch, tmp_path):
     (root / "Makefile").write_text(MAKEFILE.format(log=log, fake=FAKE))
     monkeypatch.setenv("BRIDGESTAN", str(root))
     model = nutpie.compile_stan_model(
-        code=PROGRAM,
+        code="#include <nothing.stan>\n" + PROGRAM,
         extra_stanc_args=["--O1", f"--include-paths={tmp_path}"],
         extra_compile_args=["-O3", "STAN_OPENCL=true"],
         progress_bar=False,
@@ -429,10 +429,11 @@ def test_compiling_prunes_unless_told_not_to(fake, cache):
 
 def test_names_and_includes(tmp_path):
     path = tmp_path / "my model-2.stan"
-    path.write_text(PROGRAM)
+    path.write_text("#include other.stan\n" + PROGRAM)
     source = read_source(None, path, None, ("--include-paths=/a,/b", "--warn-pedantic", "-I", "/c"))
     assert source.name == "my_model_2"
     assert source.arguments() == ["--warn-pedantic", f"--include-paths=/a,/b,/c,{tmp_path}"]
+    assert read_source(PROGRAM, None, None, ("-I/a",)).arguments() == []
     assert read_source(PROGRAM, None, None, ()).name == "model"
     with pytest.raises(ValueError, match="must begin with a letter, '2' does not: give model_name"):
         read_source(PROGRAM, None, "2", ())

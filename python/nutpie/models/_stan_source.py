@@ -59,7 +59,8 @@ class Source:
 
     def arguments(self) -> list[str]:
         """Return the arguments for ``stanc``."""
-        folders = ",".join(map(str, self.include_dirs))
+        # Where nothing is included, the place of the program makes no difference.
+        folders = ",".join(map(str, self.include_dirs)) if _INCLUDE.search(self.code) else ""
         return [*self.stanc_args, *([f"--include-paths={folders}"] if folders else [])]
 
 
