@@ -32,6 +32,7 @@ class Posterior:
 
 def posteriors(checkout: Path) -> list[Posterior]:
     """List the posteriors of a checkout, by name."""
+    checkout = checkout.expanduser().resolve()
     root = checkout / "posterior_database" if (checkout / "posterior_database").is_dir() else checkout
     if not (root / "posteriors").is_dir():
         raise SystemExit(f"{checkout} is not a checkout of posteriordb: it has no folder posterior_database/posteriors")

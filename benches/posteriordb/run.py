@@ -5,7 +5,8 @@
 
 It runs unattended. Programs are compiled side by side first. Each posterior then is sampled in a process of its own
 with a limit of time; what fails is listed below the table with the reason, and the rest goes on. Results are written to
-a file as they come, and those in it are not made again, so that a run which was broken off goes on where it was.
+a file as they come, and those in it are not made again, so that a run which was broken off goes on where it was; what
+failed is tried again.
 
 A posterior agrees with its reference if no average and no average of squares is further than 5 standard errors away; by
 chance about one average in a million is. `--peer NAME=PYTHON` runs a peer in its own environment on the same data:
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -51,7 +53,7 @@ def main() -> int:
     compile_all(chosen, arguments, results)
     for number, posterior in enumerate(chosen, 1):
         for sampler, python in samplers.items():
-            if results.get(posterior.name, sampler) is None:
+            if "error" in (results.get(posterior.name, sampler) or {"error": "not run"}):
                 record = sampled(posterior, sampler, python, arguments, results)
                 results.add(posterior.name, sampler, record)
             record = results.get(posterior.name, sampler) or {}
@@ -65,7 +67,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("checkout", type=Path, help="folder of the checkout")
     parser.add_argument("--only", nargs="+", default=[], help="posteriors whose names contain one of these")
     parser.add_argument("--all", action="store_true", help="also posteriors without reference draws")
-    parser.add_argument("--toolchain", default="auto", help="as of nutpie.compile_stan_model")
+    parser.add_argument("--toolchain", default="auto", help="as of nutpie.compile_stan_model; a path must be absolute")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--tune", type=int, default=None, help="default: that of each sampler")
     parser.add_argument("--chains", type=int, default=4)
@@ -162,17 +164,28 @@ def worker(sampler: str, python: str, request: dict[str, Any], limit: float) -> 
         request_path.write_text(json.dumps(request))
         command = [python, str(WORKER), sampler, str(request_path), str(result_path)]
         started = time.perf_counter()
+        # A peer of our name must not find this package.
+        environment = {k: v for k, v in os.environ.items() if python == sys.executable or k != "PYTHONPATH"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=folder, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=limit, cwd=folder, env=environment, check=False
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"not done after {limit:.0f} s"}
         if done.returncode or not result_path.is_file():
-            lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-            reason = " ".join(lines[-3:]) if lines else "no message"
             ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
-            return {"error": f"{reason[-REASON:]} ({ended}, after {time.perf_counter() - started:.0f} s)"}
+            seconds = time.perf_counter() - started
+            return {"error": f"{reason_of(done.stderr)} ({ended}, after {seconds:.0f} s)"}
         with np.load(result_path) as arrays:
             return dict(arrays)
+
+
+def reason_of(errors: str) -> str:
+    """The exception at the end of a traceback, on one line."""
+    lines = errors.strip().splitlines()
+    last = max((i for i, line in enumerate(lines) if line.startswith("  File ")), default=-2)
+    text = " ".join(" ".join(lines[last + 2 :]).split()).lstrip("^~ ")
+    return text[:REASON] or "no message"
 
 
 def facts_of(found: dict[str, Any]) -> dict[str, Any]:
