@@ -9,9 +9,9 @@ a file as they come, and those in it are not made again, so that a run which was
 failed is tried again.
 
 A posterior agrees with its reference if no average and no average of squares is further than 5 standard errors away; by
-chance about one average in a million is. `--peer NAME=PYTHON` runs a peer in its own environment on the same data:
-nutpie_peer, the older package of our name with the packages bridgestan and arviz, which gets the library that was
-compiled here; or pystan.
+chance about one average in a million is. Where R-hat exceeds 1.05 there is nothing to compare. `--peer NAME=PYTHON` runs
+a peer in its own environment on the same data: nutpie_peer, the older package of our name with the packages bridgestan
+and arviz, which gets the library that was compiled here; or pystan.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ WORKER = Path(__file__).with_name("worker.py")
 
 #: Standard errors above which an average does not agree.
 LIMIT = 5.0
+
+#: R-hat above which chains do not agree with each other, so that there is nothing to compare.
+MAX_RHAT = 1.05
 
 #: Characters of the reason of a failure.
 REASON = 300
@@ -195,6 +198,8 @@ def facts_of(found: dict[str, Any]) -> dict[str, Any]:
 def verdict(record: dict[str, Any]) -> str:
     if "error" in record:
         return "failed"
+    if not record["rhat_max"] <= MAX_RHAT:
+        return "NOT CONVERGED"
     if record.get("z_mean") is None:
         return "no reference"
     return "agrees" if max(record["z_mean"], record["z_square"]) <= LIMIT else "DIFFERS"
@@ -206,6 +211,8 @@ def line_of(record: dict[str, Any]) -> str:
     z = "" if record.get("z_mean") is None else f", |z| {record['z_mean']:.2f} and {record['z_square']:.2f}"
     return f"{verdict(record)}, {record['sample_s']:.1f} s, R-hat {record['rhat_max']:.3f}{z}"
 
+
+PROBLEMS = ("failed", "DIFFERS", "NOT CONVERGED")
 
 HEAD = ("posterior", "sampler", "dim", "compile s", "sample s", "gradients", "diverging", "R-hat", "ESS min",
         "ESS/1000 grads", "ESS/s", "max |z| mean", "max |z| square", "verdict")  # fmt: skip
@@ -248,7 +255,7 @@ def print_table(chosen: list[Posterior], samplers: list[str], results: Results) 
         ratios = [ratio for p in chosen if (ratio := ess_ratio(p, peer, results)) is not None]
         if ratios:
             print(f"ESS for each gradient, ours over {peer}: median {statistics.median(ratios):.2f} of {len(ratios)}")
-    problems = [(*which, line_of(record)) for *which, record in records if verdict(record) in ("failed", "DIFFERS")]
+    problems = [(*which, line_of(record)) for *which, record in records if verdict(record) in PROBLEMS]
     notes = [
         (name, s, f"not among our variables: {', '.join(r['missing'][:5])}")
         for name, s, r in records
