@@ -6,8 +6,7 @@ data {
 parameters {
   real level, growth;
   real<lower=0> level_sd, growth_sd, noise;
-  vector<offset=level, multiplier=level_sd>[N] rat_level;
-  vector<offset=growth, multiplier=growth_sd>[N] rat_growth;
+  vector[N] rat_level, rat_growth;
 }
 transformed parameters {
   real at_birth = level - 22 * growth;

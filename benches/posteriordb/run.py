@@ -8,10 +8,10 @@ with a limit of time; what fails is listed below the table with the reason, and 
 a file as they come, and those in it are not made again, so that a run which was broken off goes on where it was; what
 failed is tried again.
 
-A posterior agrees with its reference if no average and no average of squares is further than 5 standard errors away; by
-chance about one average in a million is. Where R-hat exceeds 1.05 there is nothing to compare. `--peer NAME=PYTHON` runs
-a peer in its own environment on the same data: nutpie_peer, the older package of our name with the packages bridgestan
-and arviz, which gets the library that was compiled here; or pystan.
+A posterior agrees with its reference if no average and no average of squares is further than 5 standard errors away,
+which by chance about one average in a million is. Where R-hat exceeds 1.05 there is nothing to compare.
+`--peer NAME=PYTHON` runs a peer in its own environment on the same data: nutpie_peer, the older package of our name
+with the packages bridgestan and arviz, which gets the library that was compiled here; or pystan.
 """
 
 from __future__ import annotations

@@ -1,0 +1,28 @@
+"""Stan programs of our own end to end against posteriordb's reference draws."""
+
+import pytest
+from posteriors import SHARED, reference
+from seeds import assert_reference, seed_draws, variable_names
+from stan_programs import BENCH, can_compile
+
+import nutpie
+from nutpie.models._stan_data import read_json
+
+#: Where random starts do not serve: chains may end in a mode far away, where the solver takes long.
+STARTS = {
+    "lotka_volterra": {"theta": [0.5, 0.03, 0.8, 0.02], "z_init": [30.0, 5.0], "sigma": [0.3, 0.3]},
+    "one_comp_mm_elim_abs": {"k_a": 0.8, "K_m": 0.3, "V_m": 1.0, "sigma": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (SHARED / "posteriordb/reference").glob("*.json")))
+def test_reference_is_reproduced(name):
+    if not can_compile():
+        pytest.skip("needs the package httpstan (extra `stan`) and a C++ compiler")
+    data, program = name.split("-", 1)
+    compiled = nutpie.compile_stan_model(filename=BENCH / f"{program}.stan", toolchain="httpstan")
+    given = read_json(SHARED / f"posteriordb/data/{data}.json")
+    model = compiled.with_data({key: value for key, value in given.items() if key in compiled.data_names})
+    summaries = reference(name)
+    draws = seed_draws(model, variable_names(summaries), init=STARTS.get(program), check=False)
+    assert_reference(draws, summaries)
