@@ -398,3 +398,8 @@ def test_other_clients_of_bridgestan_can_use_the_library(eight_schools_noncenter
     assert start[8] == 3.5
     with pytest.raises(RuntimeError, match="theta_trans"):
         other.param_unconstrain_json("{}")
+
+
+def test_timing(eight_schools_noncentered):
+    times = eight_schools_noncentered.with_data(SCHOOLS).benchmark_logp(num_evals=5, cores=2)
+    assert len(times["time_us"]) == 10

@@ -84,9 +84,7 @@ static LOADED: Mutex<Vec<&'static Api>> = Mutex::new(Vec::new());
 unsafe fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
     // SAFETY: promised by the caller.
     unsafe { library.get::<T>(name.as_bytes()) }.map(|symbol| *symbol).map_err(|_| {
-        format!(
-            "it has no function {name}: it was not made by BridgeStan {MAJOR_VERSION}, or only in part"
-        )
+        format!("it has no function {name}: it was not made by BridgeStan {MAJOR_VERSION}, or only in part")
     })
 }
 

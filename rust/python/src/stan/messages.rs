@@ -60,6 +60,11 @@ fn without_numbers(text: &str) -> String {
         in_number = numeric;
     }
     // Signs, and what is written instead of a number.
-    let key = key.replace("-#", "#").replace("-nan", "#").replace("nan", "#").replace("-inf", "#").replace("inf", "#");
+    let key = key
+        .replace("-#", "#")
+        .replace("-nan", "#")
+        .replace("nan", "#")
+        .replace("-inf", "#")
+        .replace("inf", "#");
     key + place
 }

@@ -31,7 +31,11 @@ extern "C" fn print(text: *const c_char, length: usize) {
 }
 
 fn to_python(refusal: Refusal) -> PyErr {
-    if refusal.recoverable { PyValueError::new_err(refusal.message) } else { PyRuntimeError::new_err(refusal.message) }
+    if refusal.recoverable {
+        PyValueError::new_err(refusal.message)
+    } else {
+        PyRuntimeError::new_err(refusal.message)
+    }
 }
 
 /// A library; it stays loaded until the process ends.
@@ -67,6 +71,9 @@ impl StanLibrary {
         Ok(StanModel { model: Arc::new(model) })
     }
 }
+
+/// Values at each point, and messages with how often they came.
+type Expanded<'py> = (Bound<'py, PyArray2<f64>>, Vec<(String, u64)>);
 
 /// A program with its data.
 #[pyclass(frozen, module = "nutpie._lib")]
@@ -117,7 +124,9 @@ impl StanModel {
 
     /// The log density as a C function, with messages of its own.
     fn density(&self) -> StanDensity {
-        StanDensity { evaluator: Box::new(Evaluator { model: self.model.clone(), messages: Messages::default() }) }
+        StanDensity {
+            evaluator: Box::new(Evaluator { model: self.model.clone(), messages: Messages::default() }),
+        }
     }
 
     /// Values at unconstrained points (rows), and messages of the rows that failed with how many they are.
@@ -130,7 +139,7 @@ impl StanModel {
         transformed: bool,
         seeds: Option<PyReadonlyArray1<'py, u32>>,
         threads: usize,
-    ) -> PyResult<(Bound<'py, PyArray2<f64>>, Vec<(String, u64)>)> {
+    ) -> PyResult<Expanded<'py>> {
         let rows = points.shape()[0];
         if points.shape()[1] != self.model.dim {
             return Err(PyValueError::new_err("points of the wrong length"));
@@ -272,7 +281,8 @@ unsafe extern "C" fn logp(
         return code::BAD_DIMENSION;
     }
     // SAFETY: the contract of `nutpie.h`.
-    let (x, grad) = unsafe { (std::slice::from_raw_parts(x, dim), std::slice::from_raw_parts_mut(grad, dim)) };
+    let (x, grad) =
+        unsafe { (std::slice::from_raw_parts(x, dim), std::slice::from_raw_parts_mut(grad, dim)) };
     match evaluator.model.logp_grad(x, grad) {
         Ok(logp) => {
             // SAFETY: as above.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::api::{Api, ModelPtr, REJECTED, RngPtr};
@@ -138,7 +138,7 @@ impl Model {
                 self.pointer,
                 transformed,
                 generated.is_some(),
-                if x.is_empty() { null() } else { x.as_ptr() },
+                x.as_ptr(),
                 values.as_mut_ptr(),
                 rng_pointer,
                 &mut error,
