@@ -257,7 +257,7 @@ def test_a_program_that_is_only_compiled_without_optimisation(cache, monkeypatch
     pytest.importorskip("httpstan")
     translated = []
 
-    def compile_(self, file, made, prelude, what, language="c++"):
+    def compile_(self, file, made, arguments, what, language="c++"):
         translated.append("--O1" in file.read_text())
         if translated[-1]:
             raise RuntimeError("no matching function")
@@ -266,11 +266,11 @@ def test_a_program_that_is_only_compiled_without_optimisation(cache, monkeypatch
     monkeypatch.setattr(Httpstan, "_compile", compile_)
     toolchain = choose_toolchain("httpstan", ())
     source = read_source(PROGRAM, None, None, ())
-    toolchain._compiled(source, source.write(tmp_path), tmp_path, tmp_path)
+    toolchain._compiled(source, source.write(tmp_path), tmp_path, [])
     assert translated == [True, False]
     source = read_source(PROGRAM, None, None, ("--O1",))
     with pytest.raises(RuntimeError, match="no matching function"):
-        toolchain._compiled(source, source.write(tmp_path), tmp_path, tmp_path)
+        toolchain._compiled(source, source.write(tmp_path), tmp_path, [])
 
 
 def test_output_of_a_compiler_that_fails(tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def test_output_of_a_compiler_that_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(compiler))
     toolchain = choose_toolchain(package(tmp_path), ())
     with pytest.raises(RuntimeError, match=r"compiling X failed with code 1:\nmodel.cpp:3: error: no such thing"):
-        toolchain._compile(tmp_path / "a.cpp", tmp_path / "a.o", tmp_path / "prelude.hpp", "compiling X")
+        toolchain._compile(tmp_path / "a.cpp", tmp_path / "a.o", [], "compiling X")
 
 
 # ---------------------------------------------------------------------------------------------------------------- cache

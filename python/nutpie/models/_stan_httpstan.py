@@ -123,7 +123,7 @@ class Httpstan:
         status = self.stanc.stat()
         own = [str(self.root), self.version, str(status.st_size), str(status.st_mtime_ns)]
         compiler = [*self.compiler.command, self.compiler.version, *FLAGS, *self.compile_args]
-        return [*own, *compiler, *(_shim(name) for name in ("prelude.hpp", "shim.cpp"))]
+        return [*own, *compiler, *(_shim(name) for name in ("assertions.hpp", "prelude.hpp", "shim.cpp"))]
 
     def _stanc_arguments(self, source: Source) -> list[str]:
         own = any(re.fullmatch(r"--O\w*", argument) for argument in source.stanc_args)
@@ -137,7 +137,7 @@ class Httpstan:
     def build(self, source: Source, folder: Path, precompiled_header: bool) -> Path:
         """Compile the program, and the shim beside it if that is not in the cache."""
         file = source.write(folder)
-        prelude = self._precompiled() if precompiled_header else _shim_path("prelude.hpp")
+        prelude = self._precompiled() if precompiled_header else ["-include", str(_shim_path("prelude.hpp"))]
         with ThreadPoolExecutor(1) as pool:
             shim = pool.submit(self._shim_object)
             model = self._compiled(source, file, folder, prelude)
@@ -150,14 +150,14 @@ class Httpstan:
         model.unlink()
         return library
 
-    def _compiled(self, source: Source, file: Path, folder: Path, prelude: Path) -> Path:
+    def _compiled(self, source: Source, file: Path, folder: Path, prelude: Sequence[str]) -> Path:
         translated, made = folder / "model.cpp", folder / "model.o"
         name = [f"--name={source.name}_model", f"--o={translated}"]
         optimised = self._stanc_arguments(source)
         for arguments in ([*optimised, *name], name) if optimised else (name,):
             run_stanc(self.stanc, source, file, *arguments)
             try:
-                self._compile(translated, made, prelude, f"compiling the Stan program {source.name!r}")
+                self._compile(translated, made, [*prelude, "-c"], f"compiling the Stan program {source.name!r}")
                 break
             except RuntimeError:
                 # A program that is fine may be translated to C++ that is not, if it is optimised.
@@ -166,10 +166,8 @@ class Httpstan:
         translated.unlink()
         return made
 
-    def _compile(self, file: Path, made: Path, prelude: Path, what: str, language: str = "c++") -> None:
-        flags = [*FLAGS, *self.compile_args, "-isystem", str(self.root / "include")]
-        if file != prelude:
-            flags += ["-include", str(prelude), "-c"]
+    def _compile(self, file: Path, made: Path, arguments: Sequence[str], what: str, language: str = "c++") -> None:
+        flags = [*FLAGS, *self.compile_args, "-isystem", str(self.root / "include"), *arguments]
         run_tool([*self.compiler.command, *flags, "-x", language, str(file), "-o", str(made)], what)
 
     def _shim_object(self) -> Path:
@@ -178,22 +176,26 @@ class Httpstan:
         def make(folder: Path) -> None:
             source = folder / "shim.cpp"
             source.write_text(_shim("shim.cpp"))
-            self._compile(source, folder / "shim.o", _shim_path("assertions.hpp"), "compiling nutpie's shim for Stan")
+            first = ["-include", str(_shim_path("assertions.hpp")), "-c"]
+            self._compile(source, folder / "shim.o", first, "compiling nutpie's shim for Stan")
 
         return kept("shims", key, make) / "shim.o"
 
-    def _precompiled(self) -> Path:
-        """Compile the headers, which halves the time for a program but takes up to a gigabyte."""
+    def _precompiled(self) -> list[str]:
+        """Compile the headers, which halves the time for a program but takes up to a gigabyte, and say how to use them."""
         key = digest(["headers", *self._own_identity()])
 
         def make(folder: Path) -> None:
-            header = folder / "prelude.hpp"
             for name in ("prelude.hpp", "assertions.hpp"):
                 shutil.copy(_shim_path(name), folder / name)
-            suffix = "pch" if self.compiler.is_clang else "gch"
-            self._compile(header, folder / f"prelude.hpp.{suffix}", header, "compiling Stan's headers", "c++-header")
+            # A clang keeps the names of the headers, and the folder has not got its own name yet.
+            header = _shim_path("prelude.hpp") if self.compiler.is_clang else folder / "prelude.hpp"
+            self._compile(header, folder / "prelude.hpp.gch", [], "compiling Stan's headers", "c++-header")
 
-        return kept("headers", key, make) / "prelude.hpp"
+        folder = kept("headers", key, make)
+        if self.compiler.is_clang:
+            return ["-include-pch", str(folder / "prelude.hpp.gch")]
+        return ["-include", str(folder / "prelude.hpp")]
 
 
 def _shim_path(name: str) -> Path:
