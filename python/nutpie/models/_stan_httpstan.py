@@ -182,7 +182,7 @@ class Httpstan:
         return kept("shims", key, make) / "shim.o"
 
     def _precompiled(self) -> list[str]:
-        """Compile the headers, which halves the time for a program but takes up to a gigabyte, and say how to use them."""
+        """Compile the headers, which halves the time for a program but takes much space; return how to use them."""
         key = digest(["headers", *self._own_identity()])
 
         def make(folder: Path) -> None:
