@@ -3,7 +3,7 @@
     python benches/posteriordb/miniature.py FOLDER [--shared ../shared/posteriordb]
 
 Data are those in the shared folder. It holds summaries in place of reference draws, so normal draws with these means
-and standard deviations stand in for them, as many as posteriordb has. Skewed posteriors have heavier tails than these, so
+and standard deviations stand in for them, as many as posteriordb has. Skewed posteriors have heavier tails, so
 that z-scores of their squares are too large here. Posteriors without summaries have no reference.
 """
 
