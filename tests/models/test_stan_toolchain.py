@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import importlib.util
 import io
+import multiprocessing
 import os
 import shutil
 import stat
@@ -360,22 +361,37 @@ def test_a_damaged_entry_is_made_again(fake):
 
 
 def test_processes_that_make_the_same_at_once(cache):
-    barrier, made, folders = threading.Barrier(2), [], []
+    context = multiprocessing.get_context("fork")
+    barrier, folders = context.Barrier(2), context.Queue()
 
     def make(folder):
-        barrier.wait()
-        (folder / "content").write_text(threading.current_thread().name)
+        barrier.wait(30)  # both have found nothing
+        (folder / "content").touch()
+
+    processes = [context.Process(target=lambda: folders.put(kept("models", "key", make))) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert [folders.get(timeout=30) for _ in processes] == [cache / "models/key"] * 2
+    for process in processes:
+        process.join()
+    assert os.listdir(cache / "models") == ["key"]
+    assert (cache / "models/key/content").exists()
+
+
+def test_threads_that_want_the_same_wait_for_each_other(cache):
+    made, folders = [], []
+
+    def make(folder):
+        time.sleep(0.1)
         made.append(folder)
 
-    threads = [threading.Thread(target=lambda: folders.append(kept("models", "key", make))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: folders.append(kept("models", "key", make))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 2
-    assert folders == [cache / "models/key"] * 2
-    assert os.listdir(cache / "models") == ["key"]
-    assert (cache / "models/key/content").exists()
+    assert len(made) == 1
+    assert folders == [cache / "models/key"] * 3
 
 
 def test_digest_tells_parts_apart():

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,9 @@ _UNFINISHED = ".unfinished-"
 
 #: Seconds after which an unfinished folder was left behind by a process that died.
 _ABANDONED = 24 * 3600.0
+
+_locks: dict[Path, threading.Lock] = {}
+_guard = threading.Lock()
 
 
 def cache_folder() -> Path:
@@ -42,8 +46,8 @@ def digest(parts: Iterable[str | bytes]) -> str:
 def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """Return the folder that ``make`` fills, from the cache if it is there.
 
-    It gets its name when it is complete, so that no process ever sees half of one. Processes that make the same at the
-    same time do not disturb each other; the first to finish is kept.
+    It gets its name when it is complete, so that no process ever sees half of one. Threads that want the same wait for
+    each other. Processes that make the same at the same time do not disturb each other; the first to finish is kept.
 
     Parameters
     ----------
@@ -55,6 +59,16 @@ def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         Fills a folder that exists and is empty.
     """
     folder = cache_folder() / kind / key
+    with _guard:
+        lock = _locks.setdefault(folder, threading.Lock())
+    with lock:
+        _made(folder, make)
+    with contextlib.suppress(OSError):
+        os.utime(folder)  # when it was last of use
+    return folder
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> None:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
@@ -67,9 +81,6 @@ def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
                 raise OSError(f"the folder {folder} of the cache cannot be made")
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        os.utime(folder)  # when it was last of use
-    return folder
 
 
 def prune_stan_cache(
