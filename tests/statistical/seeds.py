@@ -59,11 +59,13 @@ def variable_names(summary):
     return sorted({re.sub(r"\[.*", "", name) for name in summary})
 
 
-def assert_reference(draws, summaries):
-    """Compare draws of each seed with means, variances and quantiles of a reference."""
+def assert_reference(draws, summaries, heavy_tailed=()):
+    """Compare draws of each seed with means, variances and quantiles of a reference; of some only the quantiles."""
     failures = []
     for name, summary in summaries.items():
         for label, function, truth in expectations(summary):
+            if name in heavy_tailed and label in ("mean", "variance"):
+                continue
             per_seed, sd = averages(draws, name, function)
             # The reference's draws are nearly independent.
             error = np.hypot(per_seed.std(ddof=1) / np.sqrt(SEEDS), sd / np.sqrt(summary["draws"]))

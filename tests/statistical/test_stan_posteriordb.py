@@ -18,6 +18,11 @@ SETTINGS = {
 }
 
 
+#: Without a variance, so that averages have no standard error: for large K_m only the ratio of V_m to K_m is in the
+#: likelihood, and the Cauchy priors leave a density that falls as the third power.
+HEAVY_TAILED = {"one_comp_mm_elim_abs": ("K_m", "V_m")}
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (SHARED / "posteriordb/reference").glob("*.json")))
 def test_reference_is_reproduced(name):
     if not can_compile():
@@ -28,4 +33,4 @@ def test_reference_is_reproduced(name):
     model = compiled.with_data({key: value for key, value in given.items() if key in compiled.data_names})
     summaries = reference(name)
     draws = seed_draws(model, variable_names(summaries), check=False, **SETTINGS.get(program, {}))
-    assert_reference(draws, summaries)
+    assert_reference(draws, summaries, HEAVY_TAILED.get(program, ()))
