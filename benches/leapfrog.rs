@@ -1,6 +1,7 @@
 //! Nanoseconds per leapfrog, without the density, beside a copy of the bytes that a leapfrog must touch.
 //!
-//! `cargo bench --bench leapfrog [-- DIM ...]` prints a table. The density is a standard normal, timed alone and subtracted. "all" is
+//! `cargo bench --bench leapfrog [-- DIM ...]` prints a table for diagonal metrics, and with `rank=20` among the arguments one
+//! that has leapfrogs of a metric of that rank beside them. The density is a standard normal, timed alone and subtracted. "all" is
 //! CPU time of sampling per gradient, everything included: momenta, trees, stored draws. "copy" moves as many bytes as one
 //! leapfrog with its U-turn checks by sums of momenta must read and write at the least, 82 per coordinate (half read, half
 //! written), over as many arrays as a trajectory cycles through. (With displacements in place of the sums it would be 66.)
@@ -8,12 +9,14 @@
 #![allow(clippy::expect_used)]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::sync::Arc;
 
-use nutpie_core::block::Block;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{Chain, N_STATISTICS};
 use nutpie_core::density::{Failure, HostDensity, OnHost};
-use nutpie_core::device::{Cpu, Device, Leaf, Metric, Moments, Phase, Refresh, Sample, Span, Step};
+use nutpie_core::device::{Cpu, Device, Leaf, Moments, Phase, Refresh, Sample, Span, Step};
+use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Keep, MemoryStore};
@@ -49,39 +52,158 @@ impl HostDensity for Normal {
     }
 }
 
+/// Seconds of the processor that this thread has had, which a busy machine does not count twice.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a value of this type, for the call only.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
+}
+
+/// Seconds since the first call.
+#[cfg(not(target_os = "linux"))]
+fn seconds() -> f64 {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
+}
+
 /// Best seconds of one call among several rounds of many.
 fn best(calls: usize, mut f: impl FnMut()) -> f64 {
     (0..9)
         .map(|_| {
-            let start = Instant::now();
+            let start = seconds();
             for _ in 0..calls {
                 f();
             }
-            start.elapsed().as_secs_f64() / calls as f64
+            (seconds() - start) / calls as f64
         })
         .fold(f64::INFINITY, f64::min)
 }
 
 /// Nanoseconds per gradient of a whole run, and leapfrogs per draw.
 fn sampling(dim: usize, tune: u64, draws: u64) -> (f64, f64) {
-    let settings = Settings { seed: 1, tune, draws, ..Settings::default() };
+    // The adaptation that costs the least beside the leapfrogs.
+    let adapt = AdaptSettings::new(Scheme::Diag);
+    let settings = Settings { seed: 1, tune, draws, adapt, ..Settings::default() };
     let start = vec![0.5; dim];
     let mut best = f64::INFINITY;
     let mut per_draw = 0.0;
     for _ in 0..3 {
         let density = Box::new(OnHost::new(Normal(dim)));
         let mut store = MemoryStore::new(dim, N_STATISTICS, tune, draws, Keep::default()).expect("memory");
+        let starts = [Start::at(0, &start)];
         let mut block =
-            Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).expect("start");
-        let clock = Instant::now();
+            Block::start(Box::new(Cpu::new()), density, &settings, &starts, Pooling::Here).expect("start");
+        let clock = seconds();
         while !block.done() {
             block.round(&mut store, |_| ()).expect("round");
         }
         let gradients = block.chains()[0].n_gradients() as f64;
-        best = best.min(clock.elapsed().as_secs_f64() * 1e9 / gradients);
+        best = best.min((seconds() - clock) * 1e9 / gradients);
         per_draw = gradients / (tune + draws) as f64;
     }
     (best, per_draw)
+}
+
+/// Nanoseconds per gradient of a chain that adapts nothing, with a metric of some rank, and leapfrogs per draw. All
+/// eigenvalues are near 1, so that trajectories do not depend on the rank.
+fn fixed(dim: usize, rank: usize, draws: u64) -> (f64, f64) {
+    let mut adapt = AdaptSettings::new(Scheme::Fixed);
+    // The step size of the search, which is not adapted in a warm-up without draws.
+    adapt.max_step_size = 1.2 * (dim as f64).powf(-0.25);
+    let settings = Settings { seed: 1, tune: 0, draws, adapt, ..Settings::default() };
+    let start = vec![0.5; dim];
+    let starts = [Start { metric: Some(Arc::new(metric_of(rank, dim))), ..Start::at(0, &start) }];
+    let density = Box::new(OnHost::new(Normal(dim)));
+    let mut store = MemoryStore::new(dim, N_STATISTICS, 0, draws, Keep::default()).expect("memory");
+    let mut block =
+        Block::start(Box::new(Cpu::new()), density, &settings, &starts, Pooling::Here).expect("a start");
+    block.round(&mut store, |_| ()).expect("round");
+    let clock = seconds();
+    while !block.done() {
+        block.round(&mut store, |_| ()).expect("round");
+    }
+    let gradients = block.chains()[0].n_gradients() as f64;
+    ((seconds() - clock) * 1e9 / gradients, gradients / draws as f64)
+}
+
+fn metric_of(rank: usize, dim: usize) -> Metric {
+    Metric {
+        stds: vec![1.0; dim],
+        values: vec![1.001; rank],
+        vectors: orthonormal(rank, dim),
+        center: vec![0.0; dim],
+    }
+}
+
+/// Nanoseconds to give a new metric to a chain.
+fn setting(dim: usize, rank: usize) -> f64 {
+    let mut dev = Cpu::new();
+    let metrics = dev.alloc_metrics(1, dim).expect("memory");
+    let metric = metric_of(rank, dim);
+    // A copy of its own each time, for the device would know it again.
+    let mut copies = (0..9).map(|_| Arc::new(metric.clone())).collect::<Vec<_>>().into_iter();
+    1e9 * best(1, || {
+        let metric = copies.next().expect("a copy");
+        dev.set_metric(&metrics, 0, &metric).expect("a metric");
+    })
+}
+
+/// Cosines, which are orthogonal to each other, and normalised.
+fn orthonormal(rank: usize, dim: usize) -> Vec<f64> {
+    let row = |k: usize| {
+        let angle = std::f64::consts::PI * (k + 1) as f64 / dim as f64;
+        (0..dim).map(move |i| (2.0 / dim as f64).sqrt() * (angle * (i as f64 + 0.5)).cos())
+    };
+    (0..rank).flat_map(row).collect()
+}
+
+/// Diagonal and coupled leapfrogs in turn, several times over, since the machine may be busy.
+fn coupled(rank: usize, chosen: &[usize]) {
+    println!(
+        "nanoseconds per gradient, density subtracted; ratio without density, with that of a standard normal, and with \
+         one of 10 ns per parameter; nanoseconds to set the metric"
+    );
+    println!(
+        "{:>8} {:>7} {:>10} {:>10} {:>7} {:>7} {:>7} {:>7} {:>7} | {:>10}",
+        "dim", "rank", "diagonal", "coupled", "ratio", "+normal", "+10ns", "steps", "ns/dim", "set"
+    );
+    for (dim, draws) in [(10, 20_000), (100, 10_000), (1_000, 1_500), (10_000, 100), (100_000, 8)] {
+        if rank >= dim || !chosen.is_empty() && !chosen.contains(&dim) {
+            continue;
+        }
+        let density = density(dim);
+        let mut best = [f64::INFINITY; 2];
+        let mut steps = 0.0;
+        for _ in 0..7 {
+            for (best, rank) in best.iter_mut().zip([0, rank]) {
+                let (time, per_draw) = fixed(dim, rank, draws);
+                *best = best.min(time - density);
+                steps = per_draw;
+            }
+        }
+        let [diagonal, coupled] = best;
+        let own = 10.0 * dim as f64;
+        println!(
+            "{dim:>8} {rank:>7} {diagonal:>10.0} {coupled:>10.0} {:>7.2} {:>7.2} {:>7.2} {steps:>7.1} {:>7.2} | {:>10.0}",
+            coupled / diagonal,
+            (coupled + density) / (diagonal + density),
+            (coupled + own) / (diagonal + own),
+            (coupled - diagonal) / dim as f64,
+            setting(dim, rank)
+        );
+    }
+}
+
+/// Nanoseconds of the density alone.
+fn density(dim: usize) -> f64 {
+    let mut normal = Normal(dim);
+    let (x, mut g) = (vec![0.3; dim], vec![0.0; dim]);
+    1e9 * best((20_000_000 / dim).max(5), || {
+        black_box(normal.logp_grad(black_box(&x), &mut g).ok());
+    })
 }
 
 /// Nanoseconds of a copy of the bytes of one leapfrog, cycling through a trajectory's arrays.
@@ -104,13 +226,13 @@ fn phases(dim: usize) -> [f64; 5] {
     let mut dev = Cpu::new();
     let rows = Chain::rows(&Settings::default());
     let phase = Phase::alloc(&mut dev, rows, dim).expect("memory");
-    let metric = Metric::alloc_diag(&mut dev, 1, dim).expect("memory");
+    let metrics = dev.alloc_metrics(1, dim).expect("memory");
     let moments = Moments::alloc(&mut dev, 2, dim).expect("memory");
     let calls = (10_000_000 / dim).clamp(5, 1_000_000);
     let key = Key { seed: 1, chain: 0, draw: 0 };
     let mut kinetic = [0.0];
     let mut dots = [[0.0; 2]; 4];
-    dev.metric_from_gradient(&metric, 0, &phase, 0).expect("metric");
+    dev.metric_from_gradient(&metrics, 0, &phase, 0).expect("metric");
     let mut at = 0;
     let mut next = || {
         at = (at + 1) % 6;
@@ -118,12 +240,12 @@ fn phases(dim: usize) -> [f64; 5] {
     };
     let refresh = best(calls, || {
         let ops = [Refresh { metric: 0, row: 0, key, purpose: Purpose::Momentum }];
-        dev.refresh(&phase, &metric, &ops, &mut kinetic).expect("refresh");
+        dev.refresh(&phase, &metrics, &ops, &mut kinetic).expect("refresh");
     });
     let kick_drift = best(calls, || {
         let from = next();
         let op = Step { metric: 0, from, to: (from + 1) % 6, kick: 1e-3, drift: 1e-3 };
-        dev.kick_drift(&phase, &metric, &[op]).expect("step");
+        dev.kick_drift(&phase, &metrics, &[op]).expect("step");
     });
     let mut leaf = |spans: usize| {
         best(calls, || {
@@ -131,7 +253,7 @@ fn phases(dim: usize) -> [f64; 5] {
             let span = |k: usize| Span { start: (row + k) % 6, adjacent: false };
             let spans_of = [span(1), span(2), span(3), span(4)];
             let leaf = Leaf { metric: 0, row, kick: 1e-3, onward: None, spans };
-            dev.finish_leaf(&phase, &metric, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])
+            dev.finish_leaf(&phase, &metrics, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])
                 .expect("leaf");
         })
     };
@@ -139,12 +261,18 @@ fn phases(dim: usize) -> [f64; 5] {
     let adapt = best(calls, || {
         let samples = [Sample { row: 0, count: 10 }, Sample { row: 1, count: 10 }];
         dev.accumulate(&moments, samples[1], &phase, 0).expect("moments");
-        dev.fit_fisher_diag(&metric, 0, &moments, samples).expect("fit");
+        dev.fit_fisher_diag(&metrics, 0, &moments, samples).expect("fit");
     });
     [refresh, kick_drift, bare, two, adapt].map(|s| s * 1e9)
 }
 
 fn main() {
+    let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    let rank = std::env::args().find_map(|a| a.strip_prefix("rank=").and_then(|r| r.parse().ok()));
+    if let Some(rank) = rank {
+        coupled(rank, &chosen);
+        return;
+    }
     println!("nanoseconds; phases: one call each, over the arrays of a small trajectory");
     println!(
         "{:>8} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7} | {:>10} {:>10} {:>10} {:>10} {:>10}",
@@ -161,18 +289,12 @@ fn main() {
         "leaf+2",
         "adapt"
     );
-    let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     for (dim, tune, draws) in SIZES {
         if !chosen.is_empty() && !chosen.contains(&dim) {
             continue;
         }
         let (all, steps) = sampling(dim, tune, draws);
-        let mut normal = Normal(dim);
-        let (x, mut g) = (vec![0.3; dim], vec![0.0; dim]);
-        let density = 1e9
-            * best((20_000_000 / dim).max(5), || {
-                black_box(normal.logp_grad(black_box(&x), &mut g).ok());
-            });
+        let density = density(dim);
         let copy = copy(dim);
         let leapfrog = all - density;
         let [momentum, kick_drift, leaf, leaf2, adapt] = phases(dim);

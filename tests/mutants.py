@@ -37,6 +37,7 @@ COPIED = ("Cargo.toml", "Cargo.lock", "clippy.toml", "rust", "benches")
 UNIT = (("--lib",), ())
 EXACT = (("--test", "validity"), ("trajectories", "a_turn", "statistics", "metric_is", "dual", "collected"))
 DEVICE = (("--test", "device"), ())
+COUPLED = (("--test", "coupled"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -178,7 +179,7 @@ MUTANTS = [
     mutant(
         "tree: one doubling too few",
         "tree.rs",
-        ("self.whole.depth >= self.max_depth", "self.whole.depth + 1 >= self.max_depth"),
+        ("self.whole.depth >= self.limit", "self.whole.depth + 1 >= self.limit"),
     ),
     mutant(
         "nuts: only the end that comes first in time is checked",
@@ -220,16 +221,133 @@ MUTANTS = [
     ),
     mutant(
         "device: spans backward in time count as forward",
-        "device/cpu.rs",
+        "device/points.rs",
         ("dot / (2.0 * leaf.kick)", "dot / (2.0 * leaf.kick.abs())"),
     ),
     mutant(
         "device: more spans than one pass takes are measured in the first block only",
-        "device/cpu.rs",
+        "device/points.rs",
         (
             "                work.span(start(span), dots);\n",
             "                if block.start == 0 { work.span(start(span), dots) }\n",
         ),
+    ),
+    # Metrics that couple parameters.
+    mutant(
+        "coupled: products with the first of two directions only",
+        "device/directions.rs",
+        ("*second = y.mul_add(word.lower(), *second);", "*second = y.mul_add(word, *second);"),
+    ),
+    mutant(
+        "coupled: positions move in the first of two directions only",
+        "device/directions.rs",
+        ("                sum = second.mul_add(word.lower(), sum);\n", ""),
+    ),
+    mutant(
+        "coupled: the second number of a word is not rounded",
+        "device/directions.rs",
+        ("(second.to_bits() + (1 << 31)) >> 32", "second.to_bits() >> 32"),
+    ),
+    mutant(
+        "coupled: the first number of a word is not made right",
+        "device/directions.rs",
+        ("(first.to_bits() - lower + (1 << 31)) >> 32", "first.to_bits() >> 32"),
+    ),
+    mutant(
+        "coupled: directions are taken for orthonormal",
+        "device/coupling.rs",
+        (
+            "let inverse = triangular::inverse(&gram, rank);",
+            "let inverse: Vec<f64> = (0..rank * rank).map(|i| f64::from(u8::from(i % (rank + 1) == 0))).collect();",
+        ),
+    ),
+    mutant(
+        "coupled: eigenvalues upside down",
+        "device/coupling.rs",
+        ("inv_mass: square(|v| v - 1.0)", "inv_mass: square(|v| 1.0 / v - 1.0)"),
+    ),
+    mutant(
+        "coupled: momenta for the inverse of the mass",
+        "device/coupling.rs",
+        ("momentum: square(|v| 1.0 / v.sqrt() - 1.0)", "momentum: square(|v| v.sqrt() - 1.0)"),
+    ),
+    mutant(
+        "coupled: momenta with one scale too few", "device/coupling.rs", ("*p += m * m * *more;", "*p += m * *more;")
+    ),
+    mutant(
+        "coupled: momenta of the transposed factor",
+        "device/coupling.rs",
+        ("self.directions.solve(cells(z));", "self.directions.solve_transposed(cells(z));"),
+    ),
+    mutant(
+        "coupled: products of a fresh momentum without its eigenvalues",
+        "device/coupling.rs",
+        ("values, |v| 1.0 / v.sqrt(), left)", "values, |_| 1.0, left)"),
+    ),
+    mutant(
+        "coupled: distances in the norm of the inverse mass",
+        "device/coupling.rs",
+        ("mass: square(|v| 1.0 / v - 1.0)", "mass: square(|v| v - 1.0)"),
+    ),
+    mutant(
+        "coupled: a dense metric keeps its diagonal",
+        "device/coupling.rs",
+        ("if few.is_some() { s * s } else { 0.0 }", "s * s"),
+    ),
+    mutant(
+        "coupled: all metrics are the first one",
+        "device/coupling.rs",
+        ("all.iter().find(|p| p.metric.as_ptr() == Arc::as_ptr(metric))", "all.first()"),
+    ),
+    mutant(
+        "coupled: steps back in time drift forward",
+        "device/coupling.rs",
+        ("map(|v| drift * v)", "map(|v| drift.abs() * v)"),
+    ),
+    mutant(
+        "coupled: spans without the gradients",
+        "device/coupled.rs",
+        ("{ (0.0, 1.0) } else { (leaf.kick, 0.5) }", "{ (0.0, 1.0) } else { (0.0, 0.5) }"),
+    ),
+    mutant(
+        "coupled: adjacent spans count half",
+        "device/coupled.rs",
+        ("{ (0.0, 1.0) } else { (leaf.kick, 0.5) }", "{ (0.0, 0.5) } else { (leaf.kick, 0.5) }"),
+    ),
+    mutant(
+        "coupled: the momentum's directions miss the second half kick",
+        "device/coupled.rs",
+        ("p.kick([row, row], leaf.kick,", "p.kick([row, row], 0.0 * leaf.kick,"),
+    ),
+    mutant(
+        "coupled: kinetic energy of the diagonal only",
+        "device/coupled.rs",
+        ("of_diagonal + ops::dot(end.p[0], end.p[1])", "of_diagonal"),
+    ),
+    mutant("coupled: rows that are written keep what was known", "device/along.rs", ("            *owner = 0;\n", "")),
+    mutant(
+        "coupled: a higher rank makes the others forget",
+        "device/along.rs",
+        ("            new[..self.stride].copy_from_slice(old);\n", ""),
+    ),
+    mutant(
+        "coupled: a diagonal metric made in place leaves the one before",
+        "device/cpu.rs",
+        (
+            "center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));\n"
+            "        self.couplings[metrics.id][row] = None;",
+            "center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));",
+        ),
+    ),
+    mutant(
+        "coupled: the diagonal's steps leave what was known",
+        "device/cpu.rs",
+        ("            all.forget(op.to);\n", ""),
+    ),
+    mutant(
+        "metric: centre without the gradients",
+        "device/ops.rs",
+        ("let new = mean_x + inv_mass[i] * mean_g;", "let new = mean_x;"),
     ),
     mutant(
         "nuts: divergences go unnoticed",
@@ -266,26 +384,29 @@ MUTANTS = [
     mutant(
         "chain: step size goes on adapting",
         "chain.rs",
-        ("        if tuning {\n            let Arrays", "        if tuning || self.draw > 0 {\n            let Arrays"),
+        (
+            "        if tuning {\n            self.warmup_gradients",
+            "        if tuning || self.draw > 0 {\n            self.warmup_gradients",
+        ),
     ),
     mutant(
         "chain: no adaptation",
         "chain.rs",
         (
-            "        if tuning {\n            let Arrays",
-            "        if tuning && self.draw == 0 {\n            let Arrays",
+            "        if tuning {\n            self.warmup_gradients",
+            "        if tuning && self.draw == 0 {\n            self.warmup_gradients",
         ),
     ),
     mutant(
         "step: averaged step size not used",
-        "adapt/diag.rs",
-        ("if draw < self.tune { self.step.current() } else { self.step.average() }", "self.step.current()"),
+        "adapt/mod.rs",
+        ("if tuning { self.step().current() } else { self.step().average() }", "self.step().current()"),
     ),
-    mutant("step: jitter to one side", "adapt/diag.rs", ("(2.0 * uniform - 1.0)", "uniform")),
+    mutant("step: jitter to one side", "adapt/mod.rs", ("(2.0 * uniform - 1.0)", "uniform")),
     mutant(
         "step: no symmetric statistic late",
-        "adapt/diag.rs",
-        ("if plan.late { outcome.accept_sym } else { outcome.accept }", "outcome.accept"),
+        "adapt/windowed.rs",
+        ("draw.accept[usize::from(plan.late)]", "draw.accept[0]"),
     ),
     mutant(
         "step: average of steps, not of logs",
@@ -298,12 +419,16 @@ MUTANTS = [
     mutant(
         "step: sign of dual averaging", "adapt/step_size.rs", ("self.mu - self.h * count", "self.mu + self.h * count")
     ),
-    mutant("step: dual averaging without shrinkage", "adapt/step_size.rs", ("(10.0 * step).ln()", "step.ln()")),
+    mutant(
+        "step: dual averaging without shrinkage",
+        "adapt/step_size.rs",
+        ("Self::towards(10.0 * step, step)", "Self::towards(step, step)"),
+    ),
     mutant("step: search stops at once", "adapt/step_size.rs", ("if above != growing ||", "if above == growing ||")),
     mutant("step: largest step size ignored", "adapt/step_size.rs", (".min(settings.max_step_size.ln())", "")),
     mutant(
         "step: search after every metric",
-        "adapt/diag.rs",
+        "adapt/windowed.rs",
         ("self.search_pending = !self.metric_changed;", "self.search_pending = true;"),
     ),
     mutant(
@@ -334,7 +459,7 @@ MUTANTS = [
     ),
     mutant(
         "leapfrog: gradient of the point before",
-        "device/cpu.rs",
+        "device/points.rs",
         ("g: self.g.row(row, block) }", "g: self.g.row(row.saturating_sub(1), block) }"),
     ),
     mutant("leapfrog: velocity without the mass", "device/ops.rs", ("drift * (inv_mass[i] * half)", "drift * half")),
@@ -351,16 +476,13 @@ MUTANTS = [
     mutant(
         "leapfrog: kinetic energy without the half",
         "device/cpu.rs",
-        ("*kinetic = 0.5 * points.finish(", "*kinetic = points.finish("),
+        ("*kinetic = 0.5 * square;\n            (spans", "*kinetic = square;\n            (spans"),
     ),
     # Momentum and random numbers.
     mutant(
         "momentum: scaled by the inverse mass",
         "device/cpu.rs",
-        (
-            "let Metric::Diag { mass_sqrt, .. } = *metric;\n        let [p, mass_sqrt]",
-            "let Metric::Diag { inv_mass: mass_sqrt, .. } = *metric;\n        let [p, mass_sqrt]",
-        ),
+        ("let (mut all, [_, mass_sqrt, _]) =", "let (mut all, [mass_sqrt, _, _]) ="),
     ),
     mutant(
         "momentum: never refreshed",
@@ -417,8 +539,8 @@ MUTANTS = [
     ),
     mutant(
         "metric: draws that did not move are collected",
-        "adapt/diag.rs",
-        ("let usable = steps > if", "let usable = steps + 1 > if"),
+        "adapt/windowed.rs",
+        ("let usable = draw.distance > if", "let usable = draw.distance + 1 > if"),
     ),
     mutant(
         "metric: adapts until the end of warm-up",
@@ -486,7 +608,7 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (UNIT, DEVICE, EXACT, ALL) if quick else (UNIT, DEVICE, ALL):
+    for target, names in (UNIT, DEVICE, COUPLED, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, ALL):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

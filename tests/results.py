@@ -21,4 +21,11 @@ def elpd(table: Any) -> Any:
 
 def group_names(result: Any) -> set[str]:
     """Names of the groups of an ``arviz.InferenceData`` or an ``xarray.DataTree``."""
-    return set(result.children) if hasattr(result, "children") else set(result.groups())
+    return set(groups(result))
+
+
+def groups(result: Any) -> dict[str, xr.Dataset]:
+    """Groups by name, as datasets, of an ``arviz.InferenceData`` or an ``xarray.DataTree``."""
+    if hasattr(result, "children"):
+        return {name: node.to_dataset() for name, node in result.children.items()}
+    return {name: result[name] for name in result.groups()}

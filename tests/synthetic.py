@@ -49,6 +49,22 @@ def clean_arrays(chains: int = 4, draws: int = 1000, seed: int = 0) -> tuple[dic
     return posterior, stats
 
 
+def adaptation_group(
+    left: list[float], *, lagging: tuple[int, ...] = (), extended: bool = False, rejected_fits: int = 0
+) -> xr.Dataset:
+    """What tells of a warm-up with these condition numbers left, by chain."""
+    chains = np.arange(len(left))
+    variables: dict[str, Any] = {
+        "lagging": ("chain", np.isin(chains, lagging)),
+        "condition_number_left": ("chain", np.asarray(left, dtype=float)),
+        "warmup_draws": ("chain", np.full(len(left), 400)),
+        "warmup_gradients": ("chain", np.full(len(left), 1234)),
+        "check_extended": ("check", np.array([True, False] if extended else [False])),
+    }
+    attrs = {"fits": 38, "rejected_fits": rejected_fits, "skipped_fits": 0, "verdict": "how it <went>"}
+    return xr.Dataset(variables, coords={"chain": chains}, attrs=attrs)
+
+
 def result_of(
     posterior: dict[str, np.ndarray],
     stats: dict[str, np.ndarray] | None,
@@ -56,6 +72,7 @@ def result_of(
     container: str = CONTAINER,
     settings: dict[str, Any] | None = None,
     warmup: dict[str, np.ndarray] | None = None,
+    adaptation: xr.Dataset | None = None,
 ) -> Any:
     """Put arrays into a container of ArviZ; variables with three dimensions have schools."""
     chains, draws = next(iter(posterior.values())).shape[:2]
@@ -81,6 +98,8 @@ def result_of(
             extra = ("unconstrained_parameter",)
             data = {name: (("chain", "draw", *extra[: v.ndim - 2]), v) for name, v in arrays.items()}
             groups[group] = xr.Dataset(data)
+    if adaptation is not None:
+        groups["adaptation"] = adaptation
     if container == "DataTree":
         return xr.DataTree.from_dict(groups)
     return az.InferenceData(**groups)

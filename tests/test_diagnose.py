@@ -11,8 +11,8 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
-from simple_model import NormalModel
-from synthetic import CONTAINER, SCHOOLS, autoregressive, clean_arrays, result_of
+from simple_model import NormalModel, two_modes_logp
+from synthetic import CONTAINER, SCHOOLS, adaptation_group, autoregressive, clean_arrays, result_of
 
 import nutpie
 from nutpie._convergence import COLUMNS, summarise
@@ -346,6 +346,104 @@ def test_energy_and_what_it_goes_with():
     assert "below 0.3 in chains 0 and 1" in problem.message
     assert "the energy goes with tau" in problem.message
     assert "reparametrise tau" in problem.advice
+
+
+def with_warmup(*, change=None, settings=None, **kwargs):
+    """Diagnose a run without problems but those of the warm-up that are given."""
+    posterior, stats = clean_arrays()
+    if change is not None:
+        change(posterior, stats)
+    return diagnose(posterior, stats, adaptation=adaptation_group(**kwargs), settings=settings)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_good_warmup(container):
+    result = result_of(*clean_arrays(), container=container, adaptation=adaptation_group([1.5, 2.0, 8.9, np.nan]))
+    diagnosis = nutpie.diagnose(result)
+    assert diagnosis.problems == []
+    assert diagnosis.run.warmup_gradients == 4 * 1234
+    assert diagnosis.run.warmup == "how it <went>"
+    assert "\nWarm-up: how it <went>\n" in str(diagnosis)
+    assert "Warm-up: how it &lt;went&gt;" in diagnosis._repr_html_()
+    assert diagnosis.to_dict()["run"]["warmup_gradients"] == 4936
+
+
+def test_a_bad_metric_is_a_note_where_the_draws_are_good():
+    diagnosis = with_warmup(left=[14.2] * 4)
+    problem = only_problem(diagnosis)
+    assert (problem.kind, problem.severity) == ("metric", "note")
+    assert problem.message.startswith(
+        "The metric does not fit: at the end of the warm-up draws varied 14 times as much"
+    )
+    assert "tune=800" in problem.advice
+    assert diagnosis.ok
+
+
+def test_a_bad_metric_is_a_warning_where_they_are_not():
+    def slow(posterior, _stats):
+        posterior["tau"] = autoregressive(np.random.default_rng(1), (4, 1000), 0.99)
+
+    problem = only_problem(
+        with_warmup(left=[2.0, 30, np.nan, 9.5], extended=True, change=slow), beside=("r_hat", "ess")
+    )
+    assert (problem.kind, problem.severity) == ("metric", "warning")
+    assert problem.message.startswith("The metric of chains 1 and 3 does not fit: ")
+    assert "30 times" in problem.message
+    assert problem.advice.startswith("More warm-up did not help")
+    assert problem.where == ("chain 1", "chain 3")
+
+
+def test_a_chain_that_is_still_far_below_the_others():
+    def lower(_posterior, stats):
+        stats["logp"][2] -= 100
+
+    problem = only_problem(with_warmup(left=[2.0] * 4, lagging=(2,), change=lower), beside=("ess", "r_hat", "energy"))
+    assert (problem.kind, problem.severity) == ("lagging", "warning")
+    assert "Chain 2 was far below the others at the end of the warm-up, and still is: by 100" in problem.message
+    assert problem.where == ("chain 2",)
+
+
+def test_chains_that_caught_up():
+    problem = only_problem(with_warmup(left=[2.0] * 4, lagging=(0, 3)))
+    assert (problem.kind, problem.severity) == ("lagging", "note")
+    assert problem.message == "Chains 0 and 3 were far below the others at the end of the warm-up, but not after it."
+
+
+def test_fits_that_were_rejected():
+    problem = only_problem(with_warmup(left=[2.0] * 4, rejected_fits=2))
+    assert (problem.kind, problem.severity) == ("rejected_fits", "note")
+    assert problem.message.startswith("2 of 40 fits of the metric gave numbers that cannot be used")
+
+
+@pytest.mark.parametrize(
+    ("settings", "attrs", "advised"),
+    [
+        ({"num_tune": 150}, {}, 300),
+        ({"num_tune": None}, {"tuning_steps": 1000}, 2000),
+        ({"num_tune": None}, {}, 1000),
+        ({"num_tune": 0}, {"tuning_steps": 0}, 100),
+        ({"num_tune": 0, "thin": 5}, {}, 100),
+        ({"num_tune": None, "thin": 5}, {}, 5000),
+    ],
+)
+def test_the_advised_warmup_is_twice_that_of_the_run(settings, attrs, advised):
+    posterior, stats = clean_arrays()
+    posterior["mu"][1] += 30
+    result = result_of(posterior, stats, container="DataTree", settings=settings)
+    del result["posterior"].attrs["tuning_steps"]
+    result["posterior"].attrs |= attrs
+    problem = next(p for p in nutpie.diagnose(result).problems if p.kind == "disagreement")
+    assert problem.advice.endswith(f"tune={advised}.")
+
+
+def test_what_a_real_run_tells_of_its_warmup():
+    start = np.zeros((4, 3))
+    start[2] = 100
+    result = nutpie.sample(NormalModel(3, two_modes_logp), init=start, seed=1, progress_bar=False, check=False)
+    diagnosis = nutpie.diagnose(result)
+    assert [p.where for p in diagnosis.problems if p.kind == "lagging"] == [("chain 2",)]
+    assert diagnosis.run.warmup == result.adaptation.attrs["verdict"]
+    assert diagnosis.run.warmup_gradients == int(result.adaptation["warmup_gradients"].sum())
 
 
 def test_draws_that_are_not_finite():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import nutpie
+from nutpie.settings import declared
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts/docs/execute.py"
@@ -73,6 +78,42 @@ def test_a_block_that_fails_stops_the_build_with_page_and_line(tmp_path, text, p
 def test_an_announced_exception_is_shown(tmp_path):
     (block,) = shown("```python raises=ValueError\nint('x')\n```\n", tmp_path)
     assert block["output"] == "ValueError: invalid literal for int() with base 10: 'x'"
+
+
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("tables").TABLES
+
+
+def test_tables_have_all_that_is_declared(monkeypatch):
+    made = {name: table() for name, table in tables(monkeypatch).items()}
+    for name, tune, _ in nutpie._lib.adaptations():
+        assert f"| `{name}` | {tune} |" in made["adaptations"]
+    for name in declared():
+        assert made["settings"].count(f"| `{name}` |") == 1
+        assert made["uses"].count(f"`{name}`") == 1
+    assert "| `pool` | True | True or False |" in made["settings"]
+    assert "| `max_rank` | no limit | 0 or more |" in made["settings"]
+    assert "| `low_rank_windows` | `mass_matrix_gamma` |" in made["uses"]
+
+
+def test_pages_name_tables_that_there_are(monkeypatch):
+    named = {name for page in ROOT.glob("docs/*.md") for name in re.findall(r"<!-- table: (\w+) -->", page.read_text())}
+    assert named == set(tables(monkeypatch))
+
+
+def test_numbers_in_texts_are_those_of_the_core():
+    tune = {name: draws for name, draws, _ in nutpie._lib.adaptations()}
+    assert f"in {tune['auto']} draws" in (ROOT / "README.md").read_text()
+    assert f"`tune=None` is {tune['auto']} draws" in (ROOT / "CHANGELOG.md").read_text()
+    assert f'which is {tune["auto"]} for ``"auto"``' in nutpie.sample.__doc__
+    migrating = (ROOT / "docs/migrating.md").read_text()
+    assert f'`adaptation="diag"` ({tune["diag"]} draws)' in migrating
+    assert f'(its `"low_rank"`, {tune["low_rank_windows"]} draws)' in migrating
+    warmup = (ROOT / "docs/warmup.md").read_text()
+    assert f'With `adaptation="auto"`, {tune["auto"]} draws of each chain' in warmup
+    for name in tune:
+        assert f'``"{name}"``' in nutpie.sample.__doc__
 
 
 MKDOCS = """

@@ -281,6 +281,20 @@ def test_random_parts_are_drawn_again(function, init):
         np.testing.assert_array_equal(points[:, 2:], [[1, 2, 3]] * 20)
 
 
+@numba.cfunc(_SIGNATURE)
+def scales_logp(dim, x_ptr, grad_ptr, logp_ptr, _user_data):
+    """Independent normals with standard deviations 1e-6, 1e-5, ..."""
+    x = numba.carray(x_ptr, (dim,))
+    grad = numba.carray(grad_ptr, (dim,))
+    logp = 0.0
+    for i in range(dim):
+        scale = 10.0 ** (i - 6)
+        logp -= 0.5 * (x[i] / scale) ** 2
+        grad[i] = -x[i] / scale / scale
+    numba.carray(logp_ptr, (1,))[0] = logp
+    return 0
+
+
 def test_it_gives_up_after_a_while():
     with pytest.raises(ValueError, match=f"no start found for chain 0 in {START_TRIES} tries"):
         starts(NamedModel(5, impossible_logp), {"first": [0, 0]})
@@ -304,6 +318,14 @@ def test_zero_gradients_are_fine(init, tune):
 def test_zero_gradient_of_a_normal(model):
     idata = nutpie.sample(model, init=0, draws=1000, tune=300, chains=4, seed=1, progress_bar=False)
     np.testing.assert_allclose(idata.posterior["x"].std(("chain", "draw")), np.arange(1, 6), rtol=0.1)
+
+
+def test_tiny_and_huge_gradients():
+    """Scales from a millionth to a million, of which a start near zero knows nothing."""
+    idata = nutpie.sample(NormalModel(13, scales_logp), draws=500, tune=600, chains=2, seed=1, progress_bar=False)
+    found = idata.posterior["x"].std(("chain", "draw")) / 10.0 ** np.arange(-6, 7)
+    np.testing.assert_allclose(found, 1.0, rtol=0.2)
+    assert not idata.sample_stats["diverging"].any()
 
 
 # --------------------------------------------------------------------------------------------------- candidates

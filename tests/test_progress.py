@@ -43,6 +43,7 @@ def chain(finished: int, seconds: float = 0.0, *, divergences: int = 0, steps: i
             "total_num_steps": steps * finished,
             "step_size": 0.5,
             "runtime_ms": round(1000 * seconds),
+            "total_tune": TUNE,
         }
         | values
     )
@@ -149,7 +150,7 @@ def test_duration(seconds, text):
 
 
 def table(width: int, chains=FOUR, **kwargs) -> list[str]:
-    return text_table(summary(WAITING, chains), Style(), **{"width": width, "limit": 20, "tune": TUNE} | kwargs)
+    return text_table(summary(WAITING, chains), Style(), **{"width": width, "limit": 20} | kwargs)
 
 
 EIGHTY = """\
@@ -207,15 +208,23 @@ def test_one_chain_has_no_total():
 
 
 def test_ascii():
-    lines = text_table(summary(WAITING, FOUR), Style(blocks=False), width=79, limit=20, tune=TUNE)
+    lines = text_table(summary(WAITING, FOUR), Style(blocks=False), width=79, limit=20)
     assert "~~~~~#####......" in lines[1]
     assert all(line.isascii() for line in lines)
+
+
+def test_the_bar_shows_the_warmup_that_was_made_and_not_the_one_planned():
+    extended = chain(1000, 2.0, total_draws=TOTAL + 400, total_tune=TUNE + 400)
+    found = summary(WAITING, [chain(1000, 2.0), extended, *FOUR[2:]])
+    # 400/1400 and 800/1800 are warm-up, 1000/1400 and 1000/1800 done.
+    assert [Style().bar(row, 16) for row in found.chains[:2]] == ["▒▒▒▒▒██████·····", "▒▒▒▒▒▒▒█········"]
+    assert found.total.tune == 3 * TUNE + TUNE + 400
 
 
 def test_colour_does_not_change_the_text():
     import re
 
-    painted = text_table(summary(WAITING, FOUR), Style(color=True), width=119, limit=20, tune=TUNE)
+    painted = text_table(summary(WAITING, FOUR), Style(color=True), width=119, limit=20)
     assert [re.sub(r"\x1b\[[\d;]+m", "", line) for line in painted] == table(119)
     assert "\x1b[1;31m      2\x1b[0m" in painted[1]
     assert "\x1b[1;31m" not in painted[2]
@@ -296,7 +305,7 @@ def in_terminal(monkeypatch):
 def test_the_table_is_redrawn_in_place(in_terminal):
     terminal = in_terminal()
     print("before", file=terminal)
-    display = TerminalDisplay(terminal, tune=TUNE, size=terminal.size)
+    display = TerminalDisplay(terminal, size=terminal.size)
     for n in range(0, TOTAL, 100):
         display.update([chain(n, 0.1 + n / 1000)] * 2)
     assert terminal.text[0] == "before"
@@ -310,7 +319,7 @@ def test_the_table_is_redrawn_in_place(in_terminal):
 
 def test_what_others_print_stays_above_the_table(in_terminal):
     terminal = in_terminal()
-    display = TerminalDisplay(terminal, tune=TUNE, size=terminal.size)
+    display = TerminalDisplay(terminal, size=terminal.size)
     display.update(WAITING)
     print("to stdout")
     display.update(FOUR)
@@ -724,11 +733,11 @@ def test_the_error_of_the_model_comes_before_that_of_the_callback():
 
 
 def test_an_interrupt_in_the_callback_is_an_interrupt_of_the_run():
-    calls = []
+    sent = []
 
     def callback(chains):
-        calls.append(chains)
-        if len(calls) == 2:
+        if not sent and all(chain.started and not chain.tuning for chain in chains):
+            sent.append(True)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
 

@@ -144,7 +144,7 @@ def test_jupyter():
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, kernel_name="python3").execute()
-    for cell, text in zip(notebook.cells, ["400020/400020", "200400/200400"], strict=True):
+    for cell, text in zip(notebook.cells, ["400020/400020", "200150/200150"], strict=True):
         (output,) = cell.outputs
         assert output.output_type == "display_data"
         assert text in output.data["text/html"]

@@ -116,6 +116,24 @@ def test_an_error_arrives_at_every_wait():
     assert "failed" in repr(run)
 
 
+class FatalAndUnlucky(NormalModel):
+    """A model whose density fails far out, and whose variables cannot be computed at all."""
+
+    def __init__(self, n_dim: int) -> None:
+        super().__init__(n_dim, fatal_far_out)
+
+    def expand(self, draws):
+        raise ZeroDivisionError("no variables")
+
+
+def test_the_first_error_arrives_and_brings_the_draws_even_if_there_is_a_second_one():
+    with pytest.raises(RuntimeError, match="fatal code -1") as caught:
+        nutpie.sample(FatalAndUnlucky(3), init=np.zeros(3), **{**LONG, "tune": 0})
+    draws = caught.value.partial_trace.unconstrained_posterior["unconstrained"]
+    assert draws.size > 0
+    assert np.isfinite(draws).all()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_an_interrupt_ends_the_waiting_and_not_the_run():
     run = start()
@@ -149,11 +167,29 @@ def test_a_dropped_handle_ends_its_run():
     assert job.done.wait(60)
 
 
+def test_runs_at_the_same_time_leave_the_threads_of_the_blas_as_they_were():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"] or [1]
+
+    before = threads()
+    runs = [start(cores=max(before)), start(cores=max(before))]
+    for run in runs:
+        wait_for_draws(run)
+    during = threads()
+    for run in runs:
+        run.cancel()
+    assert max(during) <= max(1, max(before) // 2)
+    assert threads() == before
+
+
 def test_a_callback_may_steer_the_run_that_it_watches():
     runs: list[object] = []
 
     def look(chains) -> object:
-        if runs and sum(chain.finished_draws for chain in chains) > 100:
+        # Chains that warm up together are done with it together.
+        if runs and all(chain.finished_draws > chain.total_tune for chain in chains):
             runs[0].pause()
             return nutpie.STOP
         return None
@@ -161,6 +197,19 @@ def test_a_callback_may_steer_the_run_that_it_watches():
     run = start(progress_callback=look, progress_rate=5)
     runs.append(run)
     assert 0 < run.wait(timeout=60).posterior.sizes["draw"] < 2_000_000
+
+
+def test_a_callback_may_look_at_the_draws():
+    looks: list[int] = []
+
+    def look(chains) -> object:
+        if len(chains) and min(chain.finished_draws for chain in chains) > 200:
+            looks.append(run.inspect().posterior.sizes["draw"])
+        return nutpie.STOP if len(looks) == 3 else None
+
+    run = start(chains=1, cores=1, progress_callback=look, progress_rate=20)
+    result = run.wait(timeout=60)
+    assert 0 < looks[0] < looks[1] < looks[2] <= result.posterior.sizes["draw"]
 
 
 def test_a_callback_may_abort_its_run():
@@ -179,13 +228,19 @@ def test_a_callback_may_abort_its_run():
 
 def test_representations():
     run = start()
+    # Also before the chains begin.
+    assert " of 4000200 draws" in repr(run)
     wait_for_draws(run)
     assert repr(run).startswith("<nutpie run, running: 2 chains, ")
+    assert " of 4000200 draws" in repr(run)
     table = run._repr_html_()
-    assert table.count("<tr>") == 3
-    assert "running" in table
+    assert table.startswith("<table><caption>nutpie run, running</caption>")
+    assert table.count("<tr>") == 4  # the heading, two chains, and all together
     run.cancel()
     assert "cancelled" in repr(run)
+    table = run._repr_html_()
+    assert "nutpie run, cancelled" in table
+    assert table == run._repr_html_(), "its time does not go on after the end"
 
 
 def _in_child(run, queue) -> None:

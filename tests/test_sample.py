@@ -141,11 +141,20 @@ def test_thinning_keeps_one_of_some_draws(model):
         ("seed", -1, ValueError),
         ("seed", 2**64, ValueError),
         ("seed", "x", TypeError),
+        ("save_warmup", "no", TypeError),
+        ("store_gradient", 1, TypeError),
+        ("log_prior", None, TypeError),
+        ("blocking", "False", TypeError),
     ],
 )
 def test_bad_values_are_refused_by_name(model, keyword, value, error):
     with pytest.raises(error, match=keyword):
         sample(model, **{keyword: value})
+
+
+def test_what_is_not_compiled_is_refused():
+    with pytest.raises(TypeError, match=r"compile_pymc_model\(model\) or .* returns, not an object of type dict"):
+        sample({})
 
 
 def test_settings_are_in_signature_and_docstring():
@@ -164,8 +173,10 @@ def test_settings_take_effect(model):
     assert deep.sample_stats["n_steps"].max() <= 3
     small = sample(model, target_accept=0.99, draws=300, tune=300)
     assert small.sample_stats["step_size"].mean() < sample(model, draws=300, tune=300).sample_stats["step_size"].mean()
-    fixed = sample(model, step_size_jitter=0.0)
-    assert len(np.unique(fixed.sample_stats["step_size"])) == 2
+    shared = sample(model, step_size_jitter=0.0)
+    assert len(np.unique(shared.sample_stats["step_size"])) == 1
+    own = sample(model, step_size_jitter=0.0, pool=False)
+    assert len(np.unique(own.sample_stats["step_size"])) == 2
 
 
 def test_no_start_is_an_error_and_not_a_crash():

@@ -8,8 +8,7 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
-from results import group_names, make_result
-from simple_model import NormalModel
+from results import group_names, groups, make_result
 
 import nutpie
 
@@ -28,10 +27,44 @@ DTYPES = {
     "n_steps": "u8",
     "tuning": "?",
     "diverging": "?",
+    "fisher_distance": "f8",
+    "transformation_index": "i8",
+    "num_eigenvalues": "u8",
+    "process_time_diff": "f8",
     "acceptance_rate": "f8",
     "tree_depth": "u8",
     "reached_max_treedepth": "?",
     "lp": "f8",
+}
+
+
+#: Dimensions and dtypes of the variables of groups about the warm-up.
+WARMUP = {
+    "mass_matrix": {
+        "stds": (("chain", "unconstrained_parameter"), "f8"),
+        "eigvals": (("chain", "eigenvalue"), "f8"),
+        "eigvecs": (("chain", "eigenvalue", "unconstrained_parameter"), "f8"),
+        "rank": (("chain",), "i8"),
+        "center": (("chain", "unconstrained_parameter"), "f8"),
+    },
+    "adaptation": {
+        "warmup_draws": (("chain",), "i8"),
+        "warmup_gradients": (("chain",), "i8"),
+        "lagging": (("chain",), "?"),
+        "shares_metric": (("chain",), "?"),
+        "condition_number": (("chain",), "f8"),
+        "condition_number_left": (("chain",), "f8"),
+        "check_chain": (("check",), "i8"),
+        "check_draws": (("check",), "i8"),
+        "check_top_eigenvalue": (("check",), "f8"),
+        "check_extended": (("check",), "?"),
+        "change_chain": (("change",), "i8"),
+        "change_draw": (("change",), "i8"),
+        "change_reason": (("change",), "U"),
+        "change_points": (("change",), "i8"),
+        "change_eigvals": (("change", "eigenvalue"), "f8"),
+        "change_stds": (("change", "unconstrained_parameter"), "f8"),
+    },
 }
 
 
@@ -51,6 +84,18 @@ def test_statistics_have_the_names_and_types_that_users_rely_on(idata):
             assert values.attrs["description"]
 
 
+@pytest.mark.parametrize("group", WARMUP)
+def test_the_warmup_has_the_names_and_types_that_users_rely_on(idata, group):
+    found = groups(idata)[group]
+    assert {n: v.dims for n, v in found.items()} == {n: dims for n, (dims, _) in WARMUP[group].items()}
+    for name, (_, dtype) in WARMUP[group].items():
+        assert found[name].dtype.kind == np.dtype(dtype).kind, name
+        assert dtype == "U" or found[name].dtype == np.dtype(dtype), name
+    assert {"mass_matrix": {"description"}, "adaptation": {"fits", "rejected_fits", "skipped_fits", "verdict"}}[
+        group
+    ] <= set(found.attrs)
+
+
 def test_statistics_are_what_their_names_say(idata):
     stats, x = idata.sample_stats, idata.posterior["x"]
     logp = -0.5 * ((x / np.arange(1, 6)) ** 2).sum("name")
@@ -66,6 +111,13 @@ def test_statistics_are_what_their_names_say(idata):
     assert ((stats["mean_tree_accept_sym"] > 0) & (stats["mean_tree_accept_sym"] <= 1)).all()
     jitter = stats["step_size"] / stats["step_size_bar"]
     assert ((jitter > 0.9 - 1e-9) & (jitter < 1.1 + 1e-9)).all()
+
+
+def test_durations_add_up_to_no_more_than_the_run_took(idata):
+    durations = [group["process_time_diff"] for group in (idata.warmup_sample_stats, idata.sample_stats)]
+    assert all((seconds >= 0).all() for seconds in durations)
+    total = sum(seconds.sum("draw") for seconds in durations)
+    assert ((total > 0) & (total <= idata.posterior.attrs["sampling_time"])).all()
 
 
 def test_gradient_count_covers_all_steps(idata):
@@ -126,23 +178,3 @@ def test_data_groups_may_be_added_again(idata):
 
 def test_the_type_is_that_of_the_installed_arviz(idata):
     assert isinstance(idata, type(make_result({})))
-
-
-class Unlucky(NormalModel):
-    """A model whose variables cannot be computed where its first parameter is large."""
-
-    def expand(self, draws):
-        if (abs(draws[:, 0]) > 3.0).any():
-            raise ZeroDivisionError("too far out")
-        return super().expand(draws)
-
-
-def test_draws_are_not_lost_when_variables_cannot_be_computed():
-    options = {"draws": 2000, "tune": 50, "chains": 2, "seed": 1, "progress_bar": False}
-    with pytest.raises(ZeroDivisionError, match="too far out") as caught:
-        nutpie.sample(Unlucky(5), **options)
-    rescued = caught.value.partial_trace
-    whole = nutpie.sample(NormalModel(5), **options)
-    np.testing.assert_array_equal(rescued.unconstrained_posterior["unconstrained"], whole.posterior["x"])
-    np.testing.assert_array_equal(rescued.warmup_unconstrained_posterior["unconstrained"], whole.warmup_posterior["x"])
-    np.testing.assert_array_equal(rescued.sample_stats["logp"], whole.sample_stats["logp"])

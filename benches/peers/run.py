@@ -20,6 +20,9 @@ from dataclasses import dataclass
 
 import envs
 
+#: Exit status of run_one.py where the data of a workload are not on this machine.
+UNAVAILABLE = 3
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -28,11 +31,16 @@ class Sampler:
     tune: int
 
 
-#: The workloads of workloads.py, with their dimension. Not imported, so that any Python can run this file.
+#: The first set of workloads.py, with their dimension. Not imported, so that any Python can run this file. W5 and W7
+#: have data in ../shared, and are skipped without it.
 WORKLOADS = {
     "W1": "correlated Gaussian, 50",
     "W2": "item response 100 x 20, 140",
+    "W3": "item response 100 x 30, 160",
     "W4": "radon, synthetic, 89",
+    "W5": "tree, 33",
+    "W7": "radon, varying slopes, 175",
+    "W8": "ill-conditioned Gaussian, 1000",
     "W9": "Neal's funnel, 10",
     "W10": "hierarchical normal, 10000",
 }
@@ -87,8 +95,10 @@ def collect(sampler_name, workload, python, scorer, arguments, failures):
         command = [python, str(envs.HERE / "run_one.py"), sampler.runner, workload, str(folder)]
         command += ["--chains", str(arguments.chains), "--draws", str(arguments.draws), "--tune", str(tune)]
         command += ["--seeds", *map(str, range(arguments.first_seed, arguments.first_seed + arguments.seeds))]
-        failure = _execute(command, arguments.timeout)
-        if failure:
+        status, failure = _execute(command, arguments.timeout)
+        if status == UNAVAILABLE:
+            print(f"{sampler_name} on {workload} skipped: {failure}", flush=True)
+        elif failure:
             failures.append(f"{sampler_name} on {workload}")
             print(f"{failures[-1]}: {failure}", flush=True)
         scored = subprocess.run(
@@ -105,12 +115,14 @@ def collect(sampler_name, workload, python, scorer, arguments, failures):
 
 
 def _execute(command, timeout):
-    """Return what went wrong, or nothing. Seeds that were done before still count."""
+    """Return the exit status and what went wrong, or nothing. Seeds that were done before still count."""
     try:
         done = subprocess.run(command, env=envs.child_environment(), capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return f"stopped after {timeout:.0f} s"
-    return f"failed:\n{done.stderr[-2000:]}" if done.returncode else ""
+        return None, f"stopped after {timeout:.0f} s"
+    if done.returncode == UNAVAILABLE:
+        return done.returncode, done.stderr.strip()
+    return done.returncode, f"failed:\n{done.stderr[-2000:]}" if done.returncode else ""
 
 
 def derived(record):

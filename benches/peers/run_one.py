@@ -4,11 +4,15 @@ import argparse
 import importlib
 import json
 import pathlib
+import sys
 import warnings
 
 import numpy as np
 from runners import Settings
-from workloads import WORKLOADS
+from workloads import WORKLOADS, UnavailableError
+
+#: Exit status that tells `run.py` that the data of the workload are not on this machine.
+UNAVAILABLE = 3
 
 
 def main():
@@ -21,7 +25,11 @@ def main():
         parser.add_argument(f"--{name}", type=int, required=True)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    workload = WORKLOADS[arguments.workload]()
+    try:
+        workload = WORKLOADS[arguments.workload]()
+    except UnavailableError as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(UNAVAILABLE)
     settings = Settings(chains=arguments.chains, draws=arguments.draws, tune=arguments.tune)
     sample = importlib.import_module(f"runners.{arguments.runner}").prepare(workload, settings)
     for seed in arguments.seeds:

@@ -17,6 +17,7 @@ from nutpie.progress import STOP, ChainProgress
 from nutpie.sample import sample
 
 if TYPE_CHECKING:
+    from nutpie.metric_plots import plot_metric
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.plots import plot_run
@@ -30,6 +31,7 @@ __all__ = [
     "compile_stan_model",
     "diagnose",
     "include_dir",
+    "plot_metric",
     "plot_run",
     "prune_stan_cache",
     "sample",
@@ -39,6 +41,7 @@ __all__ = [
 _LAZY = {
     "compile_pymc_model": "nutpie.models.pymc",
     "compile_stan_model": "nutpie.models.stan",
+    "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",
 }

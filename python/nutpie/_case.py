@@ -28,6 +28,9 @@ __all__ = [
 #: Row number that stands for the log density among rows of parameters.
 LOG_DENSITY = -1
 
+#: Fewest draws that are advised.
+LEAST_TUNE = 100
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -37,7 +40,8 @@ class Problem:
     ----------
     kind
         ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"energy"``,
-        ``"depth"``, ``"few_draws"``, ``"one_chain"`` or ``"incomplete"``.
+        ``"depth"``, ``"lagging"``, ``"metric"``, ``"rejected_fits"``, ``"few_draws"``, ``"one_chain"`` or
+        ``"incomplete"``.
     severity
         ``"error"``: do not use the draws as they are. ``"warning"``: results may be biased or imprecise. ``"note"``:
         worth knowing, no reason for concern.
@@ -165,11 +169,14 @@ def count(number: int, what: str) -> str:
 def round_up(value: float) -> int:
     """Two leading digits are precise enough for advice."""
     if not value > 0:
-        return 400
+        return LEAST_TUNE
     scale = 10 ** max(0, math.floor(math.log10(value)) - 1)
     return int(math.ceil(value / scale - 1e-9) * scale)
 
 
 def longer(case: Case) -> int:
-    """Warm-up draws to advise."""
-    return round_up(2 * case.setting("num_tune", 400))
+    """Warm-up draws to advise: twice those that there were, or as many as there are draws if that is not known."""
+    made = case.setting("num_tune", math.nan)
+    if math.isnan(made):
+        made = float(case.run.attrs.get("tuning_steps", case.draws * case.thin / 2))
+    return round_up(max(2 * made, LEAST_TUNE))

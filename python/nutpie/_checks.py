@@ -19,6 +19,7 @@ from nutpie._case import (
     round_up,
     some_of,
 )
+from nutpie._warmup_checks import find_warmup_problems
 
 __all__ = ["FEW_DRAWS", "bfmi", "find_problems"]
 
@@ -43,6 +44,8 @@ def find_problems(case: Case) -> list[Problem]:
         problems += [*_not_finite(case), *motionless, *_divergences(case), *_depth(case)]
         if case.draws >= 4:
             problems += [*_disagreement(case, still), *_r_hat(case), *_ess(case), *_energy(case)]
+        trouble = any(p.kind in ("stuck", "disagreement", "r_hat", "ess") and p.severity != "note" for p in problems)
+        problems += find_warmup_problems(case, trouble=trouble)
     order = ("error", "warning", "note")
     return sorted(problems, key=lambda p: order.index(p.severity))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nutpie.diagnose import Diagnosis
 
-__all__ = ["headline", "to_dict", "to_html", "to_text"]
+__all__ = ["headline", "shortened", "to_dict", "to_html", "to_text", "verdict"]
 
 #: Columns of a line.
 WIDTH = 100
@@ -21,12 +21,12 @@ _COLOURS = {"error": "#c0392b", "warning": "#b9770e", "note": "#7f8c8d"}
 
 def to_text(diagnosis: Diagnosis) -> str:
     """Return what is printed."""
-    lines = [_wrap(line) for line in [*headline(diagnosis), verdict(diagnosis)]]
+    lines = [_wrap(line) for line in [*headline(diagnosis), *_warmup(diagnosis), verdict(diagnosis)]]
     for problem in diagnosis.problems:
         lines += ["", _wrap(problem.message, f"  {problem.severity:<7}  "), _wrap(problem.advice, "        > ")]
     slowest = diagnosis.slowest()
     if slowest:
-        names = [_shortened(name) for name, *_ in slowest]
+        names = [shortened(name, 60) for name, *_ in slowest]
         width = max(len("Slowest parameters"), *map(len, names))
         lines += ["", f"{'Slowest parameters':<{width}}  {'ESS bulk':>8}  {'ESS tail':>8}  {'R-hat':>6}"]
         lines += [
@@ -49,6 +49,10 @@ def headline(diagnosis: Diagnosis) -> list[str]:
         known = [f"{_number(rate)} {unit}" for rate, unit in rates if math.isfinite(rate)]
         lines.append(f"Smallest ESS {run.min_ess:.0f}{': ' if known else ''}{', '.join(known)}")
     return lines
+
+
+def _warmup(diagnosis: Diagnosis) -> list[str]:
+    return [f"Warm-up: {diagnosis.run.warmup}"] if diagnosis.run.warmup else []
 
 
 def _number(value: float) -> str:
@@ -87,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 def to_html(diagnosis: Diagnosis) -> str:
     """Return what a notebook shows; readable on light and dark pages."""
-    parts = [f"<div>{html.escape('; '.join(headline(diagnosis)))}</div>"]
+    parts = [f"<div>{html.escape(line)}</div>" for line in ["; ".join(headline(diagnosis)), *_warmup(diagnosis)]]
     parts.append(f"<div style='margin:0.5em 0'><b>{html.escape(verdict(diagnosis))}</b></div>")
     for problem in diagnosis.problems:
         colour = _COLOURS[problem.severity]
@@ -112,5 +116,6 @@ def _wrap(text: str, start: str = "") -> str:
     return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False)
 
 
-def _shortened(name: str, longest: int = 60) -> str:
+def shortened(name: str, longest: int) -> str:
+    """Cut a name to so many characters."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"

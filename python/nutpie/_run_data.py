@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Parameters", "RunData", "group", "statistics"]
+__all__ = ["ADAPTATION", "Parameters", "RunData", "WarmupData", "group", "statistics"]
+
+#: Group of a result that tells how the metric came about.
+ADAPTATION = "adaptation"
 
 #: Names of a statistic, first this package's, then those of other samplers.
 STATISTICS = {
@@ -182,6 +185,60 @@ def _coordinate(variable: Any, dim: str, index: int) -> str:
 
 
 @dataclass(frozen=True)
+class WarmupData:
+    """What a result tells of its warm-up.
+
+    Parameters
+    ----------
+    chains
+        Labels of the chains.
+    lagging
+        Whether a chain was far below the others at the end.
+    left
+        Condition number that was left with the metric of each chain at the end; NaN if unknown.
+    draws
+        Draws of the longest warm-up.
+    gradients
+        Gradients of all chains.
+    extended
+        Whether it was extended.
+    fits, rejected_fits
+        How many times a metric was fitted and used, or fitted and not used.
+    verdict
+        All that in a line.
+    """
+
+    chains: list[int]
+    lagging: np.ndarray
+    left: np.ndarray
+    draws: int
+    gradients: int
+    extended: bool
+    fits: int
+    rejected_fits: int
+    verdict: str
+
+    @classmethod
+    def read(cls, dataset: Any) -> WarmupData | None:
+        """Take the group apart; None if there is none, or that of another package."""
+        wanted = {"lagging", "condition_number_left", "warmup_draws", "warmup_gradients", "check_extended"}
+        if dataset is None or not wanted <= set(dataset.data_vars):
+            return None
+        values = {name: np.asarray(dataset[name].values) for name in wanted}
+        return cls(
+            chains=dataset["chain"].values.tolist(),
+            lagging=values["lagging"].astype(bool),
+            left=values["condition_number_left"].astype(np.float64),
+            draws=int(values["warmup_draws"].max(initial=0)),
+            gradients=int(values["warmup_gradients"].sum()),
+            extended=bool(values["check_extended"].any()),
+            fits=int(dataset.attrs.get("fits", 0)),
+            rejected_fits=int(dataset.attrs.get("rejected_fits", 0)),
+            verdict=str(dataset.attrs.get("verdict", "")),
+        )
+
+
+@dataclass(frozen=True)
 class RunData:
     """A result, taken apart.
 
@@ -199,6 +256,8 @@ class RunData:
         Settings of the sampler: those given, defaults for others.
     energy_errors
         Of all divergences after warm-up, also of draws that were not kept; None if the result does not have them.
+    warmup
+        What it tells of the warm-up; None if it does not.
     """
 
     parameters: Parameters
@@ -207,6 +266,7 @@ class RunData:
     attrs: dict[str, Any]
     settings: dict[str, Any]
     energy_errors: np.ndarray | None = None
+    warmup: WarmupData | None = None
 
     @classmethod
     def read(cls, result: Any, var_names: str | Sequence[str] | None = None) -> RunData:
@@ -231,6 +291,7 @@ class RunData:
             attrs=attrs,
             settings=_settings(attrs),
             energy_errors=_energy_errors(group(result, "divergences")),
+            warmup=WarmupData.read(group(result, ADAPTATION)),
         )
 
 

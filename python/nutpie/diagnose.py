@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nutpie._arguments import available_cores
 from nutpie._caller import levels_inside
 from nutpie._case import LOG_DENSITY, Case, Problem
 from nutpie._checks import FEW_DRAWS, bfmi, find_problems
@@ -24,6 +24,10 @@ QUICK_PARAMETERS = 150
 
 #: Numbers that are read to find the parameters worth that look, at most, and draws of half a chain, from least to most.
 SCREENED_NUMBERS, SCREENED_DRAWS = 1 << 23, (8, 20)
+
+
+#: Thresholds of R-hat, of ESS for each chain and of E-BFMI.
+MAX_R_HAT, MIN_ESS_PER_CHAIN, MIN_BFMI = 1.01, 100.0, 0.3
 
 
 class SamplingWarning(UserWarning):
@@ -48,6 +52,10 @@ class RunTotals:
         E-BFMI of each chain.
     max_r_hat, min_ess
         The worst R-hat, and the smallest bulk or tail ESS, over parameters; NaN if there is none.
+    warmup_gradients
+        Gradients of the warm-up; None if unknown.
+    warmup
+        How the warm-up went, in a line; None if unknown.
     """
 
     chains: int
@@ -59,6 +67,8 @@ class RunTotals:
     bfmi: tuple[float, ...]
     max_r_hat: float
     min_ess: float
+    warmup_gradients: int | None = None
+    warmup: str | None = None
 
     @property
     def ess_per_1000_gradients(self) -> float:
@@ -153,16 +163,16 @@ def diagnose(
     result: Any,
     *,
     var_names: str | Sequence[str] | None = None,
-    max_r_hat: float = 1.01,
-    min_ess_per_chain: float = 100.0,
-    min_bfmi: float = 0.3,
+    max_r_hat: float = MAX_R_HAT,
+    min_ess_per_chain: float = MIN_ESS_PER_CHAIN,
+    min_bfmi: float = MIN_BFMI,
 ) -> Diagnosis:
     """Check a finished run and say what is wrong with it and what to do.
 
     Looked for are draws that are not finite, chains that are stuck, chains that disagree, high R-hat, small effective
-    sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, and too few draws.
-    Parameters whose draws are all equal are left out. In runs with ``thin=`` E-BFMI is too high, since neighbouring
-    draws are missing.
+    sample sizes (ESS), divergences and where they are, low E-BFMI, trajectories at the depth limit, a warm-up that left
+    chains behind or found no good metric, and too few draws. Parameters whose draws are all equal are left out. In runs
+    with ``thin=`` E-BFMI is too high, since neighbouring draws are missing.
 
     R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
     judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
@@ -217,7 +227,7 @@ def short_warning(result: Any) -> str | None:
         What `nutpie.sample` returned.
     """
     run = RunData.read(result)
-    case = _examine(run, _worth_a_look(run.parameters), 1.01, 100.0, 0.3)
+    case = _examine(run, _worth_a_look(run.parameters), MAX_R_HAT, MIN_ESS_PER_CHAIN, MIN_BFMI)
     found = find_problems(case)
     problems = [p for p in found if p.severity != "note"]
     if not problems or any(p.kind == "incomplete" for p in found):
@@ -251,7 +261,7 @@ def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain
 
     parameters = run.parameters
     if len(rows) == len(parameters):
-        values = parameters.map(summarise, threads=_threads())
+        values = parameters.map(summarise, threads=min(available_cores(), 8))
     else:
         values = np.concatenate([summarise(parameters.take(some)) for some in np.array_split(rows, 5)])
     if "logp" in run.stats:
@@ -260,13 +270,8 @@ def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain
     return Case(run, rows, values, max_r_hat, min_ess_per_chain * parameters.chains, min_bfmi)
 
 
-def _threads() -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 8)
-
-
 def _totals(case: Case) -> RunTotals:
-    attrs, stats = case.run.attrs, case.run.stats
+    attrs, stats, warmup = case.run.attrs, case.run.stats, case.run.warmup
     indices = case.parameters(np.arange(len(case.rows)))
     tune, gradients, seconds = (attrs.get(name) for name in ("tuning_steps", "n_gradients", "sampling_time"))
     return RunTotals(
@@ -279,6 +284,8 @@ def _totals(case: Case) -> RunTotals:
         bfmi=tuple(float(v) for v in bfmi(stats["energy"])) if "energy" in stats else (),
         max_r_hat=float(np.fmax.reduce(case.r_hat[indices], initial=np.nan)),
         min_ess=float(np.fmin.reduce(case.least_ess[indices], initial=np.nan)),
+        warmup_gradients=None if warmup is None else warmup.gradients,
+        warmup=None if warmup is None else warmup.verdict,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie import _lib
+from nutpie._arguments import whole_number
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, Density
@@ -58,7 +59,7 @@ def starting_points(
         For names, shapes and values that do not fit the model, and when a chain cannot start where it should; also
         when candidates are wanted of starts that are not random.
     """
-    _check_candidates(candidates)
+    candidates = whole_number("init_candidates", candidates, least=1)
     proposals = _proposals(model, init, seed, chains)
     starts = np.empty((chains, model.n_dim))
     any_choice = False
@@ -71,13 +72,6 @@ def starting_points(
             "start for some of the variables only"
         )
     return starts
-
-
-def _check_candidates(candidates: int) -> None:
-    if isinstance(candidates, bool) or not isinstance(candidates, numbers.Integral):
-        raise TypeError(f"init_candidates must be a whole number, not {candidates!r}")
-    if candidates < 1:
-        raise ValueError(f"init_candidates must be at least 1, not {candidates}")
 
 
 def _choose(

@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nutpie._checks import bfmi
+from nutpie._plotting import (
+    COLOURS,
+    GREY,
+    STYLE,
+    chain_colour,
+    close_if_shown,
+    empty,
+    need_matplotlib,
+    note,
+    plain_log_ticks,
+    shortened,
+)
 from nutpie._report import headline, verdict
 from nutpie._run_data import STATISTICS, group, statistics
 from nutpie.diagnose import Diagnosis, diagnose
+from nutpie.metric_plots import FinalMetrics, spectrum_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,39 +32,20 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_run"]
 
-#: Colours of chains that differ for colour-blind readers too (Okabe and Ito 2008), and the line styles behind them.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#6b6b6b"
-
 #: Points of a line, at most: more than the pixels of a panel.
 MAX_POINTS = 1500
 
 #: Rank plots in the figure.
 RANK_PLOTS = 4
 
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "legend.frameon": False,
-}
-
 
 def plot_run(result: Any, *, var_names: str | Sequence[str] | None = None) -> Figure:
     """Draw how a run went: adaptation, trajectories, energy, log density, metric and the slowest parameters.
 
     The panels are: the step size of each draw; how deep trajectories were; the energy of the draws and its changes
-    (Betancourt 2016), which should be about as wide; the log density with divergent draws marked; the final metric if
-    the result has it (``store_mass_matrix=True``); and the ranks of the draws of the four parameters with the smallest
-    ESS, where lines that leave the grey band show chains that differ (Vehtari and others 2021).
+    (Betancourt 2016), which should be about as wide; the log density with divergent draws marked; the eigenvalues of
+    the metric, of which `nutpie.plot_metric` shows more; and the ranks of the draws of the four parameters with the
+    smallest ESS, where lines that leave the grey band show chains that differ (Vehtari and others 2021).
 
     Parameters
     ----------
@@ -76,37 +70,32 @@ def plot_run(result: Any, *, var_names: str | Sequence[str] | None = None) -> Fi
     --------
     >>> nutpie.plot_run(idata).savefig("run.png", dpi=150)
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise ImportError('plot_run needs matplotlib: pip install "nutpie[plots]"') from error
-
+    mpl = need_matplotlib("plot_run")
     diagnosis = diagnose(result, var_names=var_names)
     data = _PlotData.read(result)
-    with mpl.rc_context(_STYLE):
-        figure = plt.figure(figsize=(13, 9.6), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.06, wspace=0.04)  # type: ignore[union-attr, call-arg]
+    with mpl.rc_context(STYLE):
+        figure = mpl.pyplot.figure(figsize=(13, 9.6), layout="constrained")
+        figure.get_layout_engine().set(hspace=0.06, wspace=0.04)
         _title(figure, diagnosis)
         grid = figure.add_gridspec(3, 12)
         _step_size(figure.add_subplot(grid[0, :4]), data)
         _depth(figure.add_subplot(grid[0, 4:8]), data)
         _energy(figure.add_subplot(grid[0, 8:]), data)
-        if data.metric is None:
-            _log_density(figure.add_subplot(grid[1, :]), data)
-        else:
-            _log_density(figure.add_subplot(grid[1, :6]), data)
-            _metric(figure.add_subplot(grid[1, 6:]), data, data.metric)
+        final = FinalMetrics.read(result)
+        wide = final is None and data.metric is None
+        _log_density(figure.add_subplot(grid[1, :] if wide else grid[1, :7]), data)
+        if final is not None:
+            spectrum_panel(figure.add_subplot(grid[1, 7:]), final)
+        elif data.metric is not None:
+            _metric(figure.add_subplot(grid[1, 7:]), data, data.metric)
         rows = diagnosis.slowest(RANK_PLOTS)
         draws = diagnosis.slowest_draws(RANK_PLOTS)
         for i in range(len(rows)):
             _ranks(figure.add_subplot(grid[2, 3 * i : 3 * i + 3]), data, draws[i], rows[i], first=i == 0)
         if not rows:
-            _empty(figure.add_subplot(grid[2, :]), "Ranks", "too few draws, or no parameter varies")
+            empty(figure.add_subplot(grid[2, :]), "Ranks", "too few draws, or no parameter varies")
         _legend(figure, data)
-    if "inline" in mpl.get_backend().lower():
-        # Notebooks show open figures and returned figures: the same one twice.
-        plt.close(figure)
+    close_if_shown(figure)
     return figure
 
 
@@ -143,11 +132,7 @@ class _PlotData:
 
     def colour(self, chain: int) -> Any:
         """Colour of the chain at a position."""
-        if len(self.chains) <= len(COLOURS):
-            return COLOURS[chain]
-        import matplotlib as mpl
-
-        return mpl.colormaps["viridis"](0.92 * chain / (len(self.chains) - 1))
+        return chain_colour(chain, len(self.chains))
 
     @property
     def alpha(self) -> float:
@@ -191,8 +176,8 @@ def _step_size(axes: Axes, data: _PlotData) -> None:
             axes.plot(x, averaged[chain][every], color=data.colour(chain), lw=1.6, alpha=data.alpha)
     axes.set_yscale("log")
     if averaged is not None:
-        _note(axes, "pale: of each draw; strong: average")
-    _plain_log_ticks(axes)
+        note(axes, "pale: of each draw; strong: average")
+    plain_log_ticks(axes)
     axes.set_xlabel("draw")
     _mark_warmup(axes, data)
 
@@ -216,7 +201,7 @@ def _depth(axes: Axes, data: _PlotData) -> None:
     axes.set_ylabel("share of draws")
     limit = data.stats.get("depth_limit")
     if limit is not None and limit[:, data.after].any():
-        _note(axes, f"{limit[:, data.after].mean():.1%} at the limit")
+        note(axes, f"{limit[:, data.after].mean():.1%} at the limit")
     if "n_steps" in data.stats:
         axes.set_title(f"{title}: {data.stats['n_steps'][:, data.after].mean():.1f} steps per draw")
 
@@ -230,7 +215,7 @@ def _energy(axes: Axes, data: _PlotData) -> None:
     together = np.concatenate([centred, changes])
     together = together[np.isfinite(together)]
     if together.size < 10 or not np.ptp(together) > 0:
-        _empty(axes, "Energy", "too few draws, or it does not vary")
+        empty(axes, "Energy", "too few draws, or it does not vary")
         return
     low, high = np.quantile(together, [0.001, 0.999])
     bins = np.linspace(low, high, 50).tolist()
@@ -266,7 +251,7 @@ def _log_density(axes: Axes, data: _PlotData) -> None:
         colours = [data.colour(int(c)) for c in chains]
         at = np.full(len(draws), 0.04)
         axes.scatter(data.numbers[draws], at, marker="|", s=60, c=colours, transform=axes.get_xaxis_transform())
-        _note(axes, f"ticks mark {len(draws)} divergent draws")
+        note(axes, f"ticks mark {len(draws)} divergent draws")
     axes.set_xlabel("draw")
     _mark_warmup(axes, data)
 
@@ -277,7 +262,7 @@ def _metric(axes: Axes, data: _PlotData, metric: np.ndarray) -> None:
     for chain, values in enumerate(metric):
         axes.scatter(np.arange(len(order)), values[order], s=size, color=data.colour(chain), alpha=0.7, lw=0)
     axes.set_yscale("log")
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
     axes.set_title("Metric: diagonal of the inverse mass matrix")
     axes.set_xlabel("unconstrained parameter, ordered")
     axes.set_ylabel("about the variance")
@@ -303,7 +288,7 @@ def _ranks(axes: Axes, data: _PlotData, draws: np.ndarray, row: tuple[str, float
         axes.stairs(heights, edges, color=data.colour(chain), lw=1.3, alpha=data.alpha, baseline=None)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.1 * top)
-    axes.set_title(f"{_shortened(name)}\n", fontsize=9)
+    axes.set_title(f"{shortened(name)}\n", fontsize=9)
     axes.text(
         0,
         1.02,
@@ -330,43 +315,17 @@ def _has(axes: Axes, data: _PlotData, name: str, title: str, after: bool = False
     """Set the title; if there is nothing to draw, say so instead."""
     axes.set_title(title)
     if name not in data.stats:
-        _empty(axes, title, "not in the result")
+        empty(axes, title, "not in the result")
         return False
     if not data.stats[name].size or (after and not data.after.any()):
-        _empty(axes, title, "no draws")
+        empty(axes, title, "no draws")
         return False
     return True
-
-
-def _empty(axes: Axes, title: str, why: str) -> None:
-    axes.set_title(title)
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, why, ha="center", va="center", color=GREY, transform=axes.transAxes)
-
-
-def _note(axes: Axes, text: str) -> None:
-    axes.text(1, 1.02, text, ha="right", va="bottom", fontsize=8, color=GREY, transform=axes.transAxes)
 
 
 def _thinned(data: _PlotData) -> tuple[np.ndarray, slice]:
     every = slice(None, None, max(1, len(data.numbers) // MAX_POINTS))
     return data.numbers[every], every
-
-
-def _plain_log_ticks(axes: Axes) -> None:
-    """Numbers such as 0.2 and not powers of ten, at ticks that a short axis has too."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axes.get_ylim()
-    if high < 5 * low:
-        # A narrow axis would show noise as if it mattered, and have no room for a second tick.
-        middle = np.sqrt(low * high)
-        low, high = middle / np.sqrt(5), middle * np.sqrt(5)
-        axes.set_ylim(low, high)
-    subs = (1.0, 2.0, 5.0) if high / max(low, 1e-300) < 100 else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _mark_warmup(axes: Axes, data: _PlotData) -> None:
@@ -376,7 +335,3 @@ def _mark_warmup(axes: Axes, data: _PlotData) -> None:
     if data.numbers[0] < 0:
         axes.axvspan(data.numbers[0], 0, color="0.94", zorder=0)
         axes.text(0.01, 0.97, "warm-up", va="top", fontsize=8, color=GREY, transform=axes.transAxes)
-
-
-def _shortened(name: str, longest: int = 34) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import html
 import os
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,25 +20,14 @@ from nutpie.diagnose import warn_if_needed
 from nutpie.progress import ChainProgress, Watcher
 
 if TYPE_CHECKING:
+    from nutpie.metric import Metric
     from nutpie.models.base import CompiledModel, Density, PointwiseDensity
+    from nutpie.plan import Plan
 
-__all__ = ["Plan", "SamplingRun"]
+__all__ = ["SamplingRun"]
 
 #: Seconds that the interpreter waits at its end for runs that nobody has waited for.
 EXIT_PATIENCE = 10.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run was asked for."""
-
-    seed: int
-    tune: int
-    draws: int
-    chains: int
-    cores: int
-    settings: Mapping[str, int | float]
-    keep: Mapping[str, int | bool]
 
 
 class _Job:
@@ -49,34 +36,39 @@ class _Job:
     It does not know the handle, so that a handle which nobody holds any more can end its run.
     """
 
-    def __init__(self, density: Density, starts: np.ndarray, plan: Plan) -> None:
+    def __init__(self, density: Density, starts: np.ndarray, plan: Plan, metrics: Sequence[Metric | None]) -> None:
         self.control = _lib.Control(plan.chains)
         self.done = threading.Event()
         self.watched = threading.Event()
         self.watched_by = 0
         self.chains: list[dict[str, Any]] = []
+        self.shared: dict[str, Any] = {}
         self.error: BaseException | None = None
         self.seconds = 0.0
         self.began = time.perf_counter()
         self.plan = plan
         self._density = density
         self._starts = starts
+        self._metrics = metrics
 
     def work(self) -> None:
         plan = self.plan
         try:
-            with _blas_threads(plan.cores, plan.chains):
-                self.chains, self.error = _lib.sample(
+            with _blas_threads.shared(plan.cores, plan.chains):
+                self.chains, self.shared, self.error = _lib.sample(
                     self.control,
                     self._density.address,
                     self._density.user_data,
                     self._starts,
                     dict(plan.settings),
+                    adaptation=plan.adaptation,
                     seed=plan.seed,
                     tune=plan.tune,
+                    extend=plan.extend,
                     draws=plan.draws,
-                    keep={what: value for what, value in plan.keep.items() if what != "unconstrained"},
+                    keep=dict(plan.keep),
                     cores=plan.cores,
+                    metrics=[None if metric is None else metric.core for metric in self._metrics],
                 )
         except BaseException as error:
             self.error = error
@@ -84,12 +76,15 @@ class _Job:
             self.seconds = time.perf_counter() - self.began
             self.done.set()
 
+    def elapsed(self) -> float:
+        """Return the seconds since the run began, or that it took."""
+        return self.seconds or time.perf_counter() - self.began
+
     def messages(self) -> Sequence[tuple[str, int]]:
         return self._density.messages() if self._density.messages is not None else ()
 
     def progress(self) -> list[ChainProgress]:
-        total = self.plan.tune + self.plan.draws
-        return [ChainProgress.from_core(values, total) for values in self.control.progress()]
+        return [ChainProgress.from_core(values, self.plan.tune, self.plan.draws) for values in self.control.progress()]
 
     def watch(self, watcher: Watcher, on_interrupt: Callable[[], None]) -> None:
         """Show the progress until the end of the run; for one thread, that of the user or one of its own."""
@@ -143,8 +138,10 @@ class SamplingRun:
     def __init__(
         self,
         model: CompiledModel,
+        density: Density,
         starts: np.ndarray,
         plan: Plan,
+        metrics: Sequence[Metric | None],
         pointwise: Mapping[str, PointwiseDensity],
         show: Callable[[Callable[[], list[ChainProgress]]], Watcher],
         *,
@@ -154,7 +151,7 @@ class SamplingRun:
         self._starts = starts
         self._pointwise = pointwise
         self._check = check
-        self._job = _Job(model.density(), starts, plan)
+        self._job = _Job(density, starts, plan, metrics)
         self._watcher = show(self._job.progress)
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -181,7 +178,8 @@ class SamplingRun:
     def wait(self, *, timeout: float | None = None) -> Any:
         """Wait for the end of the run and return its result.
 
-        An interrupt (Ctrl-C) ends the waiting, not the run.
+        An interrupt (Ctrl-C) ends the waiting, not the run. If the run is over and its variables are being computed, it
+        ends that, and brings the draws in its attribute ``partial_trace``.
 
         Parameters
         ----------
@@ -200,7 +198,8 @@ class SamplingRun:
         RuntimeError
             If the run was cancelled.
         Exception
-            An exception of the model's code; the draws so far are in its attribute ``partial_trace``.
+            An exception of the model's code; the draws so far are in its attribute ``partial_trace``, as of
+            `nutpie.sample`.
         """
         self._check_process()
         if not self._job.over().wait(timeout):
@@ -280,16 +279,22 @@ class SamplingRun:
             )
 
     def _finish(self) -> Any:
+        from nutpie.trace import attach
+
         job = self._job
         if job.error is not None and not job.chains:
             raise job.error
         chains, job.chains = job.chains, []
         lengths = [sum(draws for draws, _ in chain["blocks"]) - chain["warmup"] for chain in chains]
-        result = self._build(chains)
+        try:
+            result = self._build(chains)
+        except Exception as error:
+            if job.error is None:
+                raise
+            result = getattr(error, "partial_trace", None)
         if job.error is not None:
-            with contextlib.suppress(AttributeError, TypeError):
-                job.error.partial_trace = result  # type: ignore[attr-defined]
-            job.error.add_note("nutpie: the draws so far are in the attribute `partial_trace` of this exception")
+            if result is not None:
+                attach(job.error, result, "the draws so far are in the attribute `partial_trace` of this exception")
             raise job.error
         if self._stopped:
             warnings.warn(
@@ -303,27 +308,27 @@ class SamplingRun:
 
     def _build(self, traces: list[dict[str, Any]]) -> Any:
         """Build a result from the draws of the core, which are taken out of the list."""
-        from nutpie.trace import ChainDraws, RunInfo, build_result
+        from nutpie.trace import ChainDraws, build_result
 
-        plan, progress = self._job.plan, self._job.progress()
-        info = RunInfo(
-            seed=plan.seed,
-            tune=plan.tune,
-            draws=plan.draws,
-            settings=plan.settings,
-            keep=plan.keep,
-            seconds=self._job.seconds or time.perf_counter() - self._job.began,
-            starts=self._starts,
-            messages=self._job.messages(),
-        )
+        progress = self._job.progress()
         chains: list[ChainDraws] = []
         # Nothing else may refer to the arrays, so that building the result can free them one by one.
         while traces:
-            trace = traces.pop(0)
-            trace.setdefault("n_gradients", progress[len(chains)].total_num_steps)
-            chains.append(ChainDraws.from_core(len(chains), trace, self._model.n_dim))
+            trace, chain = traces.pop(0), len(chains)
+            trace.setdefault("n_gradients", progress[chain].total_num_steps)
+            trace["tune"], trace["made"] = progress[chain].total_tune, progress[chain].finished_draws
+            chains.append(ChainDraws.from_core(chain, self._starts[chain], trace))
             del trace
-        return build_result(self._model, chains, info, self._pointwise)
+        job = self._job
+        return build_result(
+            self._model,
+            chains,
+            job.plan,
+            job.elapsed(),
+            pointwise=self._pointwise,
+            shared=job.shared,
+            messages=job.messages(),
+        )
 
     def _state(self) -> str:
         if not self.is_finished:
@@ -340,35 +345,43 @@ class SamplingRun:
         )
 
     def _repr_html_(self) -> str:
-        head = ("chain", "draws", "divergences", "step size", "gradients/draw")
-        rows = [
-            (
-                str(index),
-                f"{c.finished_draws} of {c.total_draws}{' (warm-up)' if c.tuning else ''}",
-                str(c.divergences),
-                f"{c.step_size:.3g}",
-                f"{c.total_num_steps / max(1, c.finished_draws):.1f}",
-            )
-            for index, c in enumerate(self.progress())
-        ]
-        lines = [_row("th", head), *(_row("td", row) for row in rows)]
-        return f"<table><caption>nutpie run, {html.escape(self._state())}</caption>{''.join(lines)}</table>"
+        from nutpie.progress.notebook import html_table
+        from nutpie.progress.summary import Tracker
+
+        tracker = Tracker(clock=self._job.elapsed, started=0.0)
+        return html_table(tracker.summary(self.progress(), closed=self.is_finished), f"nutpie run, {self._state()}")
 
 
-def _row(tag: str, cells: tuple[str, ...]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+class _BlasThreads:
+    """Limits the threads of the BLAS, of which there is one for the whole process, while there are runs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._limit = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def shared(self, cores: int, chains: int) -> Iterator[None]:
+        """Share the cores among the chains that run at once, where the model calls a BLAS with threads of its own."""
+        at_once = min(cores, chains)
+        if at_once == 1:
+            yield
+            return
+        with self._lock:
+            # Of runs at the same time the first decides; each restoring what it found would leave the limit of another.
+            if not self._runs:
+                with contextlib.suppress(ImportError):
+                    from threadpoolctl import threadpool_limits
+
+                    self._limit.enter_context(threadpool_limits(limits=max(1, cores // at_once), user_api="blas"))
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    self._limit.close()
 
 
-@contextlib.contextmanager
-def _blas_threads(cores: int, chains: int) -> Iterator[None]:
-    """Share the cores among the chains that run at once, where the model calls a BLAS with threads of its own."""
-    if min(cores, chains) == 1:
-        yield
-        return
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        yield
-        return
-    with threadpool_limits(limits=max(1, cores // min(cores, chains)), user_api="blas"):
-        yield
+_blas_threads = _BlasThreads()

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import inspect
-import os
 import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from nutpie import _lib
+from nutpie._arguments import available_cores, choice, flag, whole_number
 from nutpie.initial import starting_points
+from nutpie.metric import metrics_for_chains
+from nutpie.models.base import CompiledModel
+from nutpie.plan import Plan
 from nutpie.progress import Callback, Watcher, make_display
 from nutpie.progress.marimo import create_replace as _mo_create_replace  # noqa: F401 (PyMC looks for it here)
-from nutpie.run import Plan, SamplingRun
+from nutpie.run import SamplingRun
 from nutpie.settings import document, resolve
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel, PointwiseDensity
+    from nutpie.models.base import PointwiseDensity
 
 __all__ = ["sample"]
 
 #: Samplers, and ways to adapt them.
 SAMPLERS = ("nuts",)
-ADAPTATIONS = ("diag",)
+ADAPTATIONS = {name: tune for name, tune, _ in _lib.adaptations()}
 
 
 @document
@@ -45,7 +47,8 @@ def sample(
     log_likelihood: bool = False,
     log_prior: bool = False,
     sampler: str = "nuts",
-    adaptation: str = "diag",
+    adaptation: str = "auto",
+    metric: Any = None,
     blocking: bool = True,
     progress_bar: bool | str = True,
     progress_callback: Callback | None = None,
@@ -55,9 +58,10 @@ def sample(
 ) -> Any:
     """Sample from the posterior distribution of a compiled model with the no-U-turn sampler.
 
-    During warm-up a diagonal metric is estimated from draws and gradients by the Fisher divergence (Seyboldt, Carlson
-    and Carpenter 2025), and the step size by dual averaging (Hoffman and Gelman 2014). Draws depend on the seed, the
-    model and the settings, not on the number of cores.
+    During warm-up the metric is estimated from draws and gradients by the Fisher divergence (Seyboldt, Carlson and
+    Carpenter 2025), pooled over chains and with as many eigenvectors as they call for, and the step size by dual
+    averaging (Hoffman and Gelman 2014). Draws depend on the seed, the model and the settings, not on the number of
+    cores.
 
     Parameters
     ----------
@@ -66,8 +70,10 @@ def sample(
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
-        Warm-up draws of each chain; 400 by default. With 0 the metric comes from the first gradient and the step size
-        from a short search.
+        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a pooled
+        warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric is bad at
+        its end and gets better. A number is never exceeded. With 0 the metric comes from the first gradient and the
+        step size from a short search.
     chains : int, default 4
         Number of chains.
     cores : int, optional
@@ -98,7 +104,8 @@ def sample(
         a gradient. With more than a few, chains begin nearer to each other, and R-hat says less about modes that all
         of them miss.
     save_warmup : bool, default True
-        Whether the result has the warm-up draws, in groups of their own. Without them they take no memory either.
+        Whether the result has the warm-up draws, in groups of their own. Without them they take no memory either. Of
+        chains whose warm-ups differ in length, which happens with ``pool=False``, it has as many as the shortest made.
     thin : int, default 1
         Keep one of every so many draws: the first, and so on.
     store_unconstrained : bool, default False
@@ -120,8 +127,27 @@ def sample(
         warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
     sampler : {"nuts"}, default "nuts"
         The sampler.
-    adaptation : {"diag"}, default "diag"
-        The form of the inverse mass matrix.
+    adaptation : str, default "auto"
+        How the inverse mass matrix is estimated:
+
+        - ``"auto"``: chains pool their draws and gradients once they are near each other, and the matrix has as many
+          eigenvectors as these call for, from none (diagonal) to all (dense).
+        - ``"low_rank"``, ``"dense"``: the same with a matrix of this form.
+        - ``"diag"``, ``"low_rank_windows"``: each chain by itself, in windows that grow (Seyboldt, Carlson and
+          Carpenter 2025); ``"draw_diag"`` uses the variances of the draws alone.
+        - ``"stan"``, ``"stan_dense"``: the warm-up of Stan.
+        - ``"fixed"``: the matrix that `metric` gives; only the step size is adapted.
+    metric : result, array_like, dict, Metric or list, optional
+        Inverse mass matrix to begin with, on the unconstrained scale. Its ideal is the posterior covariance. With
+        ``adaptation="fixed"`` it stays. By default it comes from the first gradient.
+
+        - An earlier result, or its group ``mass_matrix``: that of each of its chains, from the first again for more
+          chains; not that of a chain that lagged. The models must have the same parameters.
+        - An array of shape (n_dim,): the diagonal.
+        - An array of shape (n_dim, n_dim): the whole matrix.
+        - A dict with ``stds`` of shape (n_dim,) and perhaps ``eigvals`` (rank,) and orthonormal ``eigvecs``
+          (rank, n_dim), or a `nutpie.metric.Metric`.
+        - A list with one of these for each chain; None there is the default.
     blocking : bool, default True
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
@@ -144,8 +170,9 @@ def sample(
     -------
     arviz.InferenceData or xarray.DataTree
         Groups ``posterior`` and ``sample_stats``, both also with prefix ``warmup_``, ``divergences`` if there were
-        some, ``initial_points``, ``log_likelihood`` and ``log_prior`` if asked for, and the model's data; the type is
-        that of the installed ArviZ. After an interrupt (Ctrl-C) it holds the draws so far.
+        some, ``mass_matrix`` and ``adaptation``, which tell of the warm-up, ``initial_points``, ``log_likelihood`` and
+        ``log_prior`` if asked for, and the model's data; the type is that of the installed ArviZ. After an interrupt
+        (Ctrl-C) it holds the draws so far.
     nutpie.run.SamplingRun
         The handle, with ``blocking=False``.
 
@@ -156,46 +183,66 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for ``log_likelihood`` with a model without observed variables; for a start whose
-        names, shapes or values do not fit the model; or when no start with a finite log density and gradient is found,
-        naming the variables.
+        For a value out of bounds; for a setting that has no effect with this ``adaptation``; for ``log_likelihood``
+        with a model without observed variables; for a start or metric whose names, shapes or values do not fit the
+        model; or when no start with a finite log density and gradient is found, naming the variables.
     Exception
-        Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is; the draws so
-        far are in its attribute ``partial_trace``.
+        Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is. Its attribute
+        ``partial_trace`` is a result with all draws so far and their statistics; draws whose variables could not be
+        computed are on the unconstrained scale, in ``unconstrained_posterior``.
 
     Examples
     --------
     >>> idata = nutpie.sample(compiled, draws=500, seed=1)
     >>> idata.posterior["mu"].mean()
     """
-    resolved = resolve(settings, other_keywords=inspect.signature(sample).parameters)
-    _choice("sampler", sampler, SAMPLERS)
-    _choice("adaptation", adaptation, ADAPTATIONS)
-    counts = _counts(draws=draws, tune=400 if tune is None else tune, chains=chains, cores=cores, thin=thin)
-    counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
+    choice("sampler", sampler, SAMPLERS)
+    choice("adaptation", adaptation, tuple(ADAPTATIONS))
+    resolved = resolve(settings, adaptation=adaptation, other_keywords=inspect.signature(sample).parameters)
+    planned = ADAPTATIONS[adaptation] if tune is None else tune
+    counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
-        "warmup": bool(save_warmup),
-        "unconstrained": bool(store_unconstrained),
-        "gradient": bool(store_gradient),
-        "metric": bool(store_mass_matrix),
-        "divergences": bool(store_divergences),
+        "warmup": flag("save_warmup", save_warmup),
+        "gradient": flag("store_gradient", store_gradient),
+        "metric": flag("store_mass_matrix", store_mass_matrix),
+        "divergences": flag("store_divergences", store_divergences),
         "thin": counts.pop("thin"),
     }
-    plan = Plan(seed=_seed(seed), settings=resolved, keep=keep, **counts)
+    if not isinstance(compiled_model, CompiledModel):
+        kind = type(compiled_model).__name__
+        raise TypeError(
+            "sample() takes what nutpie.compile_pymc_model(model) or nutpie.compile_stan_model(...) returns, not an "
+            f"object of type {kind}"
+        )
+    counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
+    plan = Plan(
+        seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
+        sampler=sampler,
+        adaptation=adaptation,
+        extend=tune is None,
+        settings=resolved,
+        keep=keep,
+        store_unconstrained=flag("store_unconstrained", store_unconstrained),
+        **counts,
+    )
     wanted: dict[Literal["log_likelihood", "log_prior"], bool] = {
-        "log_likelihood": log_likelihood,
-        "log_prior": log_prior,
+        "log_likelihood": flag("log_likelihood", log_likelihood),
+        "log_prior": flag("log_prior", log_prior),
     }
+    check, blocking = flag("check", check), flag("blocking", blocking)
     pointwise: dict[str, PointwiseDensity] = {
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
-    display = make_display(progress_bar, tune=plan.tune, background=not blocking)
+    metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
+    display = make_display(progress_bar, background=not blocking)
     run = SamplingRun(
         compiled_model,
+        density,
         starts,
         plan,
+        metrics,
         pointwise,
         lambda read: Watcher(read, display, progress_callback, progress_rate),
         check=check,
@@ -203,29 +250,8 @@ def sample(
     return run._wait_here() if blocking else run._in_background()
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}")
-
-
 def _counts(*, draws: int, tune: int, chains: int, cores: int | None, thin: int) -> dict[str, int]:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = {"draws": draws, "tune": tune, "chains": chains, "cores": available if cores is None else cores}
-    counts["thin"] = thin
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be a whole number, not {value!r}")
-        least = 1 if name in ("chains", "cores", "thin") else 0
-        if not least <= value < 2**32:
-            raise ValueError(f"{name} must be at least {least} and below 2**32, not {value}")
-    return {name: int(value) for name, value in counts.items()}
-
-
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return secrets.randbits(64)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"seed must be a whole number or None, not {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, not {seed}")
-    return int(seed)
+    cores = available_cores() if cores is None else cores
+    least = {"draws": 0, "tune": 0, "chains": 1, "cores": 1, "thin": 1}
+    given = {"draws": draws, "tune": tune, "chains": chains, "cores": cores, "thin": thin}
+    return {name: whole_number(name, value, least=least[name]) for name, value in given.items()}

@@ -9,9 +9,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nutpie import _lib
 
-__all__ = ["Setting", "declared", "document", "resolve"]
+__all__ = ["ONLY_WITH", "Setting", "declared", "document", "resolve", "shown_default"]
 
 #: Keywords of the older package of this name, of PyMC and of Stan that are something else here, and what to use.
 OTHER_NAMES = {
@@ -32,12 +34,10 @@ OTHER_NAMES = {
     "initvals": "use init=...",
     "inits": "use init=...",
     "init_mean": "it had no effect in the older package; use init=... to choose the starts",
-    "low_rank_modified_mass_matrix": "it has become adaptation=...",
-    "transform_adapt": "it has become adaptation=...",
-    "use_grad_based_mass_matrix": "the metric is always estimated from draws and gradients",
+    "low_rank_modified_mass_matrix": "use adaptation='low_rank', or leave it to the default",
+    "transform_adapt": "there is nothing like it here; adaptation=... chooses the kind of the inverse mass matrix",
+    "use_grad_based_mass_matrix": "use adaptation='draw_diag' for the variances of the draws alone",
     "mass_matrix_switch_freq": "use window_switch_freq=...",
-    "mass_matrix_eigval_cutoff": "there is no low-rank metric to which it could apply",
-    "mass_matrix_gamma": "there is no low-rank metric to which it could apply",
     "train_on_orbit": "there is nothing like it here",
     "step_size_adapt_method": "the step size is adapted by dual averaging",
     "step_size_adam_learning_rate": "the step size is adapted by dual averaging",
@@ -54,12 +54,27 @@ OTHER_NAMES = {
     "progress_style": "the display chooses its form; use progress_callback=... for one of your own",
 }
 
+_POOLED = ("auto", "low_rank", "dense")
+_WINDOWS = ("diag", "draw_diag", "low_rank_windows")
+
+#: Settings that have no effect but with these adaptations.
+ONLY_WITH = {
+    "pool": _POOLED,
+    "early_maxdepth": _POOLED,
+    **dict.fromkeys(
+        ("early_window_switch_freq", "window_switch_freq", "window_growth", "early_fraction", "final_fraction"),
+        (*_POOLED, *_WINDOWS),
+    ),
+    **dict.fromkeys(("mass_matrix_eigval_cutoff", "max_rank"), ("auto", "low_rank", "low_rank_windows")),
+    "mass_matrix_gamma": ("low_rank_windows",),
+}
+
 
 class Setting(NamedTuple):
     """Declaration of a keyword."""
 
     name: str
-    default: int | float
+    default: bool | int | float
     min: float
     max: float
     doc: str
@@ -75,13 +90,17 @@ def declared() -> dict[str, Setting]:
     return {s[0]: Setting(*s) for s in _lib.settings()}
 
 
-def resolve(given: Mapping[str, Any], *, other_keywords: Iterable[str] = ()) -> dict[str, int | float]:
+def resolve(
+    given: Mapping[str, Any], *, adaptation: str = "", other_keywords: Iterable[str] = ()
+) -> dict[str, int | float]:
     """Check settings that a user gave.
 
     Parameters
     ----------
     given
         Values by name.
+    adaptation
+        The adaptation that they are for; any by default.
     other_keywords
         Further keywords that the caller knows, to suggest when a name is mistyped.
 
@@ -95,13 +114,18 @@ def resolve(given: Mapping[str, Any], *, other_keywords: Iterable[str] = ()) -> 
     TypeError
         For an unknown name, with the nearest one, and for a value that is not a number of the right type.
     ValueError
-        For a value out of bounds.
+        For a value out of bounds, and for a setting that has no effect with this adaptation.
     """
     for name in given:
         if name in OTHER_NAMES:
             raise TypeError(f"sample() has no keyword {name!r}: {OTHER_NAMES[name]}")
     known = declared()
-    return {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
+    checked = {name: _checked(known, name, value, other_keywords) for name, value in given.items()}
+    for name in checked:
+        if adaptation not in ("", *ONLY_WITH.get(name, (adaptation,))):
+            wanted = " or ".join(map(repr, ONLY_WITH[name]))
+            raise ValueError(f"{name} has no effect with adaptation={adaptation!r}; it is for {wanted}")
+    return checked
 
 
 def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords: Iterable[str]) -> Any:
@@ -109,6 +133,10 @@ def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords
         near = difflib.get_close_matches(name, [*known, *other_keywords], n=1, cutoff=0.0)
         raise TypeError(f"sample() has no keyword {name!r}; did you mean {near[0]!r}?")
     setting = known[name]
+    if setting.type is bool:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
+        return bool(value)
     wanted = numbers.Integral if setting.type is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, wanted):
         kind = "a whole number" if setting.type is int else "a number"
@@ -127,12 +155,21 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
         for s in declared().values()
     ]
     function.__signature__ = signature.replace(parameters=[*fixed, *own])  # type: ignore[attr-defined]
-    lines = [f"{s.name} : {s.type.__name__}, default {s.default:g}\n{_wrapped(s.doc)}" for s in declared().values()]
+    lines = [
+        f"{s.name} : {s.type.__name__}, default {shown_default(s)}\n{_wrapped(s.doc)}" for s in declared().values()
+    ]
     text = inspect.cleandoc(function.__doc__ or "")
     function.__doc__ = text.replace(
         "**settings\n    Settings of the sampler, listed by `nutpie.settings`.", "\n".join(lines)
     )
     return function
+
+
+def shown_default(setting: Setting) -> str:
+    """Write the default for a reader."""
+    if setting.type is bool:
+        return str(setting.default)
+    return "no limit" if setting.default == setting.max >= 1e9 else f"{setting.default:g}"
 
 
 def _wrapped(text: str) -> str:

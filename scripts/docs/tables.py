@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 from nutpie import _lib, settings, trace
 
 #: What is code in the advice on a keyword.
-CODE = re.compile(r"\w+=(?:\.\.\.|\w+)|\w+\(\)")
+CODE = re.compile(r"\w+=(?:\.\.\.|\w+|'\w+')|\w+\(\)")
+
+#: Names of adaptations in their documentation.
+QUOTED = re.compile(r"'(\w+)'")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -26,11 +29,41 @@ def _statistics() -> str:
 
 
 def _settings() -> str:
-    rows = [(f"`{s.name}`", f"{s.default:g}", _range(s), s.doc) for s in settings.declared().values()]
+    rows = [
+        (f"`{s.name}`", settings.shown_default(s), _range(s), _with_code(s.doc)) for s in settings.declared().values()
+    ]
     return _table(("setting", "default", "range", "meaning"), rows)
 
 
+def _uses() -> str:
+    """Which settings have an effect with which adaptations."""
+    names = [name for name, *_ in _lib.adaptations()]
+    by_use: dict[tuple[str, ...], list[str]] = {}
+    for name in settings.declared():
+        by_use.setdefault(tuple(settings.ONLY_WITH.get(name, names)), []).append(name)
+    rows = [
+        (_codes(uses) if len(uses) < len(names) else "all", _codes(wanted))
+        for uses, wanted in sorted(by_use.items(), key=lambda item: -len(item[0]))
+    ]
+    return _table(("adaptation", "settings"), rows)
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _with_code(text: str) -> str:
+    return QUOTED.sub(r"`\g<1>`", text)
+
+
+def _adaptations() -> str:
+    rows = [(f"`{name}`", str(tune), _with_code(doc)) for name, tune, doc in _lib.adaptations()]
+    return _table(("`adaptation=`", "`tune` by default", "what it does"), rows)
+
+
 def _range(setting: settings.Setting) -> str:
+    if setting.type is bool:
+        return "True or False"
     if setting.max >= 1e9:
         return f"{setting.min:g} or more"
     return f"{setting.min:g} to {setting.max:g}"
@@ -45,5 +78,7 @@ def _other_names() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "statistics": _statistics,
     "settings": _settings,
+    "uses": _uses,
+    "adaptations": _adaptations,
     "other_names": _other_names,
 }

@@ -3,23 +3,27 @@
 A module imports its sampler inside `prepare`: only the environment of that sampler has it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Settings:
+    """`tune` is what the sampler does by itself where it is None; `options` are further keywords of its own."""
+
     chains: int
     draws: int
-    tune: int
+    tune: int | None
+    options: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Run:
     """`draws` are unconstrained, of shape (chains, draws, dim); gradients are those of all chains.
 
-    `cpu_seconds` has warm-up and sampling of all chains, without compilation.
+    `cpu_seconds` has warm-up and sampling of all chains, without compilation. `tune` is the number of warm-up draws of
+    a chain, where the runner knows it.
     """
 
     draws: np.ndarray
@@ -27,3 +31,4 @@ class Run:
     sampling_gradients: int
     divergences: int
     cpu_seconds: float
+    tune: int | None = None

@@ -28,6 +28,7 @@ from nutpie.models._pymc_indices import IndexChecks, guard_indices
 from nutpie.models._pymc_numpy_ops import interpreted_mode
 
 __all__ = [
+    "REWRITES",
     "Block",
     "ExpandFunction",
     "as_type_of",
@@ -46,6 +47,11 @@ __all__ = [
 #: on-disk cache, so that the same model with other observations is not compiled again, and numba need not write them
 #: into the code. Smaller ones stay, because the shapes among them let the compiler do better.
 LARGEST_INLINE_CONSTANT = 16
+
+#: Rewrites of PyTensor that do not depend on how a graph is to be compiled. The first keeps track of shapes. Without it
+#: the others hardly come to an end where "0 / x is 0" asks for the shape of what it replaces and so brings it back, as
+#: with a Dirichlet distribution of several rows.
+REWRITES = ("ShapeOpt", "canonicalize", "stabilize")
 
 #: Bytes of intermediate results that `ExpandFunction` aims to stay below.
 EXPAND_MEMORY = 16 * 2**20
@@ -157,7 +163,7 @@ def logp_and_gradient(
     indices = IndexChecks(outputs[0], x, shared)
     outputs, data = _without_shared(outputs, shared)
     # Folds what depends on constants only, before these are made inputs.
-    folded: Any = rewrite_graph(outputs, include=("canonicalize", "stabilize"))
+    folded: Any = rewrite_graph(outputs, include=REWRITES)
     outputs, constants, constant_inputs = _constants_as_inputs(folded)
     with model:
         # PyMC's compile rather than PyTensor's: in the context of the model it turns the checks of parameters into

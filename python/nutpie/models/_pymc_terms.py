@@ -10,7 +10,7 @@ from pymc.logprob import transformed_conditional_logp
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.utils import rewrite_graph
 
-from nutpie.models._pymc_graph import as_type_of, frozen_other_inputs, stored_variables, without_views
+from nutpie.models._pymc_graph import REWRITES, as_type_of, frozen_other_inputs, stored_variables, without_views
 
 __all__ = ["TermGroup", "density_terms", "term_names"]
 
@@ -46,5 +46,5 @@ def density_terms(model: Any, names: Sequence[str]) -> list[Any]:
     # would concern all draws at once. Stable forms replace, for example, the logarithm of a sigmoid; some of them are
     # found by the rewrites called "specialize" only.
     checks = "local_check_parameter_to_ninf_switch" if model.check_bounds else "local_remove_check_parameter"
-    rewritten: Any = rewrite_graph(outputs, include=("canonicalize", "stabilize", "specialize", checks))
+    rewritten: Any = rewrite_graph(outputs, include=(*REWRITES, "specialize", checks))
     return list(rewritten)

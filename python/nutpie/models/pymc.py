@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
+from nutpie._arguments import choice
 from nutpie.models._names import unknown_name
 from nutpie.models.base import CompiledModel, Density, LogpPrototype, PointwiseDensity, Variable
 
@@ -100,9 +101,9 @@ def compile_pymc_model(
     1
     """
     _require("pymc", "numba")
-    _check_option("backend", backend, ("numba",))
-    _check_option("gradient_backend", gradient_backend, (None, "pytensor"))
-    _check_option("default_initialization_strategy", default_initialization_strategy, ("support_point", "prior"))
+    choice("backend", backend, ("numba",))
+    choice("gradient_backend", gradient_backend, (None, "pytensor"))
+    choice("default_initialization_strategy", default_initialization_strategy, ("support_point", "prior"))
     _check_continuous(model)
     stored = _stored_names(model, var_names)
     free = [variable.name for variable in model.free_RVs]
@@ -124,11 +125,6 @@ def _require(*modules: str) -> None:
         raise ImportError(
             f'PyMC models need {" and ".join(missing)}, not installed here: run pip install "nutpie[pymc]"'
         )
-
-
-def _check_option(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not available; choose from {', '.join(map(repr, allowed))}")
 
 
 def _check_continuous(model: Any) -> None:

@@ -35,6 +35,8 @@ class ChainProgress:
         Step size of the latest draw.
     runtime_ms
         Milliseconds since it began, or that it took.
+    total_tune
+        All warm-up draws that it is to make. It grows when the warm-up is extended.
     """
 
     finished_draws: int
@@ -47,6 +49,7 @@ class ChainProgress:
     total_num_steps: int
     step_size: float
     runtime_ms: int
+    total_tune: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -54,6 +57,9 @@ class ChainProgress:
         return self.latest_num_steps
 
     @classmethod
-    def from_core(cls, values: Mapping[str, Any], total_draws: int) -> ChainProgress:
-        """Take what `nutpie._lib.Control.progress` says of a chain."""
-        return cls(total_draws=total_draws, **values)
+    def from_core(cls, values: Mapping[str, Any], tune: int, draws: int) -> ChainProgress:
+        """Take what `nutpie._lib.Control.progress` says of a chain that was planned to make so many draws."""
+        # A chain that has not begun does not know its plan.
+        tune = values["tune"] or tune
+        others = {name: v for name, v in values.items() if name != "tune"}
+        return cls(total_draws=tune + draws, total_tune=tune, **others)

@@ -29,15 +29,13 @@ class Display(Protocol):
         """Show the last state, and leave it on screen. Chains that are not at their end were stopped."""
 
 
-def make_display(enabled: bool | str, *, tune: int = 0, background: bool = False) -> Display | None:
+def make_display(enabled: bool | str, *, background: bool = False) -> Display | None:
     """Choose how to show the progress.
 
     Parameters
     ----------
     enabled
         False for nothing, True for what fits to where Python runs, or one of `KINDS`.
-    tune
-        Warm-up draws of each chain.
     background
         Whether the user may type at a prompt while the run goes on. A table that is redrawn would be in the way there.
 
@@ -56,7 +54,7 @@ def make_display(enabled: bool | str, *, tune: int = 0, background: bool = False
         case "terminal":
             from nutpie.progress.terminal import TerminalDisplay
 
-            return TerminalDisplay(sys.stderr, tune=tune)
+            return TerminalDisplay(sys.stderr)
         case "notebook":
             from nutpie.progress.notebook import NotebookDisplay
 

@@ -56,7 +56,7 @@ class NotebookDisplay:
             self._handle.update(table)
 
 
-def html_table(summary: Summary) -> str:
+def html_table(summary: Summary, caption: str = "") -> str:
     """Write the table in HTML without scripts and style sheets, which saved notebooks may not be trusted to run."""
     shown = select(summary.chains, MAX_CHAINS)
     rows = [_html_row(r) for r in shown]
@@ -66,7 +66,8 @@ def html_table(summary: Summary) -> str:
     if len(summary.chains) > 1:
         rows.append(_html_row(summary.total))
     heading = "".join(f"<th>{escape(title)}</th>" for title in ("", *COLUMNS.values()))
-    return f"<table><thead><tr>{heading}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{heading}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _html_row(row: Row) -> str:

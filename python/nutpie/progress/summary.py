@@ -42,6 +42,8 @@ class Row:
     phase: Phase
     finished: int
     total: int
+    #: Those of the total that belong to the warm-up.
+    tune: int
     divergences: int
     #: Smallest and largest step size in use.
     step_sizes: tuple[float, float] | None
@@ -102,23 +104,25 @@ class Tracker:
     ----------
     clock
         Returns seconds.
+    started
+        What it returned when the run began; when `summary` is called first, by default.
     """
 
     clock: Callable[[], float] = time.perf_counter
+    started: float | None = None
     _recent: list[_Recent] = field(default_factory=list)
-    _started: float | None = None
 
     def summary(self, chains: Sequence[ChainProgress], *, closed: bool = False) -> Summary:
         """Take the latest progress; `closed` says that the run is over."""
         now = self.clock()
-        if self._started is None:
-            self._started = now
-            self._recent = [_Recent() for _ in chains]
+        if self.started is None:
+            self.started = now
+        self._recent = self._recent or [_Recent() for _ in chains]
         rows = []
         for i, (chain, recent) in enumerate(zip(chains, self._recent, strict=True)):
             recent.add(chain)
             rows.append(_chain_row(str(i), chain, recent, closed))
-        elapsed = now - self._started
+        elapsed = now - self.started
         return Summary(rows, _total_row(rows, chains, elapsed, closed), elapsed)
 
 
@@ -147,6 +151,7 @@ def _chain_row(label: str, chain: ChainProgress, recent: _Recent, closed: bool) 
         phase=phase,
         finished=finished,
         total=chain.total_draws,
+        tune=chain.total_tune,
         divergences=chain.divergences,
         step_sizes=(chain.step_size, chain.step_size) if finished else None,
         gradients_per_draw=gradients,
@@ -178,6 +183,7 @@ def _total_row(rows: Sequence[Row], chains: Sequence[ChainProgress], elapsed: fl
         phase=phase,
         finished=finished,
         total=total,
+        tune=sum(c.total_tune for c in chains),
         divergences=sum(r.divergences for r in rows),
         step_sizes=(min(steps), max(steps)) if steps else None,
         gradients_per_draw=gradients,

@@ -42,11 +42,11 @@ class Style:
         text = f"{'▒' if self.blocks else '~'} warm-up"
         return text.ljust(width) if len(text) <= width else " " * width
 
-    def bar(self, row: Row, tune: int, width: int) -> str:
-        """Draw a bar; warm-up, which is the first `tune` draws of the row, looks different."""
+    def bar(self, row: Row, width: int) -> str:
+        """Draw a bar; warm-up, which is the first draws of the row, looks different."""
         warm, done, rest = "▒█·" if self.blocks else "~#."
         filled = int(width * row.fraction)
-        boundary = min(filled, round(width * tune / row.total) if row.total else 0)
+        boundary = min(filled, round(width * row.tune / row.total) if row.total else 0)
         if row.phase == "warm-up" and row.label != "all":
             boundary = filled
         after = self.paint(done * (filled - boundary), "31" if row.divergences else "32")
@@ -66,7 +66,7 @@ def select(rows: Sequence[Row], limit: int) -> list[Row]:
     return [r for r in rows if r.label in chosen]
 
 
-def text_table(summary: Summary, style: Style, *, width: int, limit: int, tune: int = 0) -> list[str]:
+def text_table(summary: Summary, style: Style, *, width: int, limit: int) -> list[str]:
     """Write a table.
 
     Parameters
@@ -79,8 +79,6 @@ def text_table(summary: Summary, style: Style, *, width: int, limit: int, tune: 
         Most characters in a line.
     limit
         Most chains to show; of the others one line tells how many are where.
-    tune
-        Warm-up draws of each chain.
 
     Returns
     -------
@@ -93,13 +91,12 @@ def text_table(summary: Summary, style: Style, *, width: int, limit: int, tune: 
     texts = [cells(r) for r in rows]
     columns, widths, gap = _columns(rows, texts, width)
     headings = {c: _HEADINGS.get(c, c).rjust(widths[c]) for c in columns}
-    if tune and "bar" in columns:
+    if summary.total.tune and "bar" in columns:
         headings["bar"] = style.legend(widths["bar"])
     heading = gap.join(headings.values())
     lines = [style.paint(heading[:width], "2")]
     for row, text in zip(rows, texts, strict=True):
-        tuning = tune * len(summary.chains) if row is summary.total else tune
-        line = gap.join(_cell(c, row, text, style, tuning, widths[c]) for c in columns)
+        line = gap.join(_cell(c, row, text, style, widths[c]) for c in columns)
         # Too long only if not even the last two columns fit, and there is no colour in them.
         lines.append(line if len(heading) <= width else line[:width])
     if hidden:
@@ -133,9 +130,9 @@ def _columns(
     return columns, widths, gap
 
 
-def _cell(column: str, row: Row, text: Mapping[str, str], style: Style, tune: int, width: int) -> str:
+def _cell(column: str, row: Row, text: Mapping[str, str], style: Style, width: int) -> str:
     if column == "bar":
-        return style.bar(row, tune, width)
+        return style.bar(row, width)
     cell = text[column].rjust(width)
     if column == "divergences" and row.divergences:
         return style.paint(cell, "1;31")

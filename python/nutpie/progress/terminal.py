@@ -35,8 +35,6 @@ class TerminalDisplay:
     ----------
     stream
         The terminal.
-    tune
-        Warm-up draws of each chain.
     size
         Returns columns and lines; by default it asks the terminal each time, because it may be resized.
     color
@@ -52,12 +50,10 @@ class TerminalDisplay:
         self,
         stream: TextIO,
         *,
-        tune: int = 0,
         size: Callable[[], tuple[int, int]] | None = None,
         color: bool | None = None,
     ) -> None:
         self._stream = stream
-        self._tune = tune
         self._size = size or (lambda: _terminal_size(stream))
         self._style = Style(color=not os.environ.get("NO_COLOR") if color is None else color, blocks=has_blocks(stream))
         self._tracker = Tracker()
@@ -115,7 +111,7 @@ class TerminalDisplay:
         limit = max(0, min(MAX_CHAINS, height - _OTHER_LINES))
         summary = self._tracker.summary(chains, closed=closed)
         # One column stays free, because some terminals wrap after the last one.
-        lines = text_table(summary, self._style, width=max(1, columns - 1), limit=limit, tune=self._tune)
+        lines = text_table(summary, self._style, width=max(1, columns - 1), limit=limit)
         with self._lock:
             begin = "\n" if self._line_open else self._to_top(columns)
             self._line_open = False

@@ -3,15 +3,47 @@
 //! Chains do not wait for each other's trees: each finishes its trajectory, gives its draw away and begins the next. A CPU
 //! thread runs a block of one chain; a batched density or a GPU runs all chains as one block.
 
+use std::sync::Arc;
+
+use crate::adapt::member::Member;
+use crate::adapt::pool::Pool;
 use crate::chain::{Arrays, Chain, ChainState};
 use crate::density::Density;
-use crate::device::{Device, Metric, Moments, Phase, Refresh, Row};
+use crate::device::{Device, Moments, Phase, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::Batch;
 use crate::kernel::nuts::{Nuts, Outcome};
+use crate::metric::Metric;
 use crate::settings::Settings;
 use crate::trace::Store;
+
+/// Where a chain begins.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    /// Index of the chain in the run.
+    pub chain: u64,
+    /// Its initial point.
+    pub x: &'a [f64],
+    /// Its first metric; None for that of the first gradient.
+    pub metric: Option<Arc<Metric>>,
+}
+
+impl<'a> Start<'a> {
+    /// With the metric of the first gradient.
+    pub fn at(chain: u64, x: &'a [f64]) -> Self {
+        Start { chain, x, metric: None }
+    }
+}
+
+/// Which chains warm up together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Those of the block, if the settings pool any.
+    Here,
+    /// So many, of which some are in other blocks. Whoever runs the blocks lets them meet.
+    Among(usize),
+}
 
 /// A draw that a round completed.
 #[derive(Clone, Debug)]
@@ -32,6 +64,8 @@ pub struct Block {
     density: Box<dyn Density>,
     arrays: Arrays,
     chains: Vec<Chain>,
+    /// One for all chains, one for each, or none if the chains meet those of other blocks.
+    pools: Vec<Pool>,
     batch: Batch,
     active: Vec<usize>,
     refreshes: Vec<Refresh>,
@@ -44,23 +78,29 @@ impl Block {
         mut dev: Box<dyn Device>,
         density: Box<dyn Density>,
         settings: &Settings,
-        ids: impl Iterator<Item = u64>,
+        ids: &[u64],
+        pooling: Pooling,
     ) -> Result<Self> {
-        let dim = density.dim();
-        let ids: Vec<u64> = ids.collect();
-        let n = ids.len();
+        let (dim, n) = (density.dim(), ids.len());
+        let (pooled, pools) = match pooling {
+            Pooling::Among(chains) => (chains, 0),
+            Pooling::Here if settings.adapt.pool => (n, 1),
+            Pooling::Here => (1, n),
+        };
         let arrays = Arrays {
             dim,
             phase: Phase::alloc(&mut *dev, n * Chain::rows(settings), dim)?,
-            metric: Metric::alloc_diag(&mut *dev, n, dim)?,
+            metrics: dev.alloc_metrics(n, dim)?,
             moments: Moments::alloc(&mut *dev, n * FisherDiag::ROWS, dim)?,
         };
-        let chains = ids.iter().enumerate().map(|(i, id)| Chain::new(settings, *id, i, &arrays)).collect();
+        let new_chain = |(i, id): (usize, &u64)| Chain::new(settings, *id, i, pooled, &arrays);
+        let chains = ids.iter().enumerate().map(new_chain).collect();
         Ok(Block {
             dev,
             density,
             arrays,
             chains,
+            pools: vec![Pool::default(); pools],
             batch: Batch::new(n, n * Nuts::spans(&settings.nuts)),
             active: Vec::with_capacity(n),
             refreshes: Vec::with_capacity(n),
@@ -69,47 +109,57 @@ impl Block {
         })
     }
 
-    /// New chains, each with its index in the run and its initial point.
+    /// New chains.
     pub fn start(
         dev: Box<dyn Device>,
         density: Box<dyn Density>,
         settings: &Settings,
-        starts: &[(u64, &[f64])],
+        starts: &[Start<'_>],
+        pooling: Pooling,
     ) -> Result<Self> {
-        let mut block = Self::empty(dev, density, settings, starts.iter().map(|s| s.0))?;
+        let ids: Vec<u64> = starts.iter().map(|start| start.chain).collect();
+        let mut block = Self::empty(dev, density, settings, &ids, pooling)?;
         let Block { dev, density, arrays, chains, .. } = &mut block;
         let mut rows = Vec::with_capacity(chains.len());
-        for (chain, (_, start)) in chains.iter().zip(starts) {
-            if start.len() != arrays.dim {
+        for (chain, Start { x, .. }) in chains.iter().zip(starts) {
+            if x.len() != arrays.dim {
                 return Err(Error::State(format!(
                     "an initial point of {} numbers, not {}",
-                    start.len(),
+                    x.len(),
                     arrays.dim
                 )));
             }
             rows.push(chain.current_row());
-            dev.write(Row { buf: arrays.phase.x, index: chain.current_row() }, start)?;
+            dev.write(Row { buf: arrays.phase.x, index: chain.current_row() }, x)?;
         }
         let mut logp = vec![0.0; rows.len()];
         density.logp_grad(&mut **dev, &arrays.phase, &rows, &mut logp)?;
-        for (chain, logp) in chains.iter_mut().zip(logp) {
-            chain.start(&mut **dev, arrays, logp)?;
+        for ((chain, logp), start) in chains.iter_mut().zip(logp).zip(starts) {
+            chain.start(&mut **dev, arrays, logp, start.metric.as_ref())?;
         }
         Ok(block)
     }
 
-    /// Chains that go on from their states. The settings are those of the states, but for the number of draws.
+    /// Chains that go on from their states, with the pools that they had. The settings are those of the states, but for the
+    /// number of draws.
     pub fn resume(
         dev: Box<dyn Device>,
         density: Box<dyn Density>,
         states: &[ChainState],
+        pools: &[Pool],
         draws: u64,
     ) -> Result<Self> {
         let Some(first) = states.first() else {
             return Err(Error::State("there is none".into()));
         };
         let settings = Settings { draws, ..first.settings.clone() };
-        let mut block = Self::empty(dev, density, &settings, states.iter().map(|s| s.chain))?;
+        let ids: Vec<u64> = states.iter().map(|state| state.chain).collect();
+        let mut block = Self::empty(dev, density, &settings, &ids, Pooling::Here)?;
+        if pools.len() == block.pools.len() {
+            block.pools.clone_from_slice(pools);
+        } else {
+            return Err(Error::State(format!("it has {} pools, not {}", pools.len(), block.pools.len())));
+        }
         let Block { dev, arrays, chains, .. } = &mut block;
         for (chain, state) in chains.iter_mut().zip(states) {
             chain.load(&mut **dev, arrays, state)?;
@@ -122,9 +172,69 @@ impl Block {
         &self.chains
     }
 
+    /// What the chains share that warm up together.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// Warm-up draws of the chain that makes the most.
+    pub fn tune(&self) -> u64 {
+        self.chains.iter().map(Chain::tune).max().unwrap_or(0)
+    }
+
+    /// The metric of a chain.
+    pub fn metric(&self, index: usize) -> Result<Metric> {
+        self.dev.metric(&self.arrays.metrics, index)
+    }
+
     /// Whether all chains are done.
     pub fn done(&self) -> bool {
         self.chains.iter().all(Chain::done)
+    }
+
+    /// Whether no chain can go on before its pool has met.
+    pub fn waiting(&self) -> bool {
+        !self.done() && self.chains.iter().all(|chain| chain.waiting() || chain.done())
+    }
+
+    /// What the chains bring to a meeting of their pool.
+    pub fn members(&mut self) -> impl Iterator<Item = (u64, &mut Member)> {
+        self.chains.iter_mut().filter(|chain| chain.waiting()).filter_map(|chain| {
+            let id = chain.id();
+            chain.member_mut().map(|member| (id, member))
+        })
+    }
+
+    /// Go on after the pool has met.
+    pub fn after_meeting(&mut self) -> Result<()> {
+        let Block { dev, arrays, chains, .. } = self;
+        chains
+            .iter_mut()
+            .filter(|chain| chain.waiting())
+            .try_for_each(|chain| chain.after_meeting(&mut **dev, arrays))
+    }
+
+    /// Let the chains meet that only wait for chains of this block.
+    fn meet_here(&mut self) -> Result<()> {
+        match &mut self.pools[..] {
+            [] => return Ok(()),
+            [pool] if self.chains.iter().all(|chain| chain.waiting() || chain.done()) => {
+                let mut members: Vec<&mut Member> = self
+                    .chains
+                    .iter_mut()
+                    .filter(|chain| chain.waiting())
+                    .filter_map(Chain::member_mut)
+                    .collect();
+                pool.meet(&mut members);
+            }
+            [_] => return Ok(()),
+            pools => {
+                for (chain, pool) in self.chains.iter_mut().zip(pools).filter(|(chain, _)| chain.waiting()) {
+                    pool.meet(&mut chain.member_mut().into_iter().collect::<Vec<_>>());
+                }
+            }
+        }
+        self.after_meeting()
     }
 
     /// The state of a chain between two draws; `None` in the middle of one.
@@ -134,6 +244,9 @@ impl Block {
 
     /// One leapfrog step of every chain that is not done. Complete draws go to the store and to `finished`.
     pub fn round(&mut self, store: &mut dyn Store, mut finished: impl FnMut(Finished)) -> Result<()> {
+        if self.chains.iter().any(Chain::waiting) {
+            self.meet_here()?;
+        }
         let Block { dev, density, arrays, chains, batch, .. } = self;
         self.refreshes.clear();
         self.refreshed.clear();
@@ -145,7 +258,7 @@ impl Block {
         }
         if !self.refreshes.is_empty() {
             let kinetic = &mut self.kinetic[..self.refreshes.len()];
-            dev.refresh(&arrays.phase, &arrays.metric, &self.refreshes, kinetic)?;
+            dev.refresh(&arrays.phase, &arrays.metrics, &self.refreshes, kinetic)?;
             for (index, kinetic) in self.refreshed.iter().zip(kinetic) {
                 chains[*index].refreshed(*kinetic);
             }
@@ -160,7 +273,7 @@ impl Block {
         if batch.is_empty() {
             return Ok(());
         }
-        batch.run(&mut **dev, &mut **density, &arrays.phase, &arrays.metric)?;
+        batch.run(&mut **dev, &mut **density, &arrays.phase, &arrays.metrics)?;
         for (arrival, &index) in batch.arrivals().zip(&self.active) {
             let chain = &mut chains[index];
             let tuning = chain.tuning();

@@ -1,16 +1,23 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::DiagAdaptation;
+use crate::adapt::descent::Descent;
+use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
-use crate::device::{Device, Metric, Moments, Phase, Refresh, Row};
+use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
+use crate::device::{Device, Metrics, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::{FisherDiag, FisherDiagState};
 use crate::integrate::{Arrival, Batch, Request};
 use crate::kernel::nuts::{Nuts, Outcome};
+use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
+use crate::stopwatch::Stopwatch;
 use crate::trace::{Divergence, Kind, Record, Statistic, Store};
 use crate::tree::Slot;
 
@@ -22,7 +29,7 @@ pub struct Arrays {
     /// Points; each chain has a row for each slot of its kernel.
     pub phase: Phase,
     /// Metrics, a row for each chain.
-    pub metric: Metric,
+    pub metrics: Metrics,
     /// Moments, two rows for each chain.
     pub moments: Moments,
 }
@@ -32,7 +39,32 @@ const CHAIN_STATISTICS: &[Statistic] = &[
     Statistic { name: "step_size", kind: Kind::Float, doc: "Step size of the draw, jitter included." },
     Statistic { name: "step_size_bar", kind: Kind::Float, doc: "Averaged step size of the adaptation." },
     Statistic { name: "tuning", kind: Kind::Bool, doc: "Whether the draw belongs to the warm-up." },
+    Statistic {
+        name: "fisher_distance",
+        kind: Kind::Float,
+        doc: "Squared length of y + grad, y the draw and grad the gradient in coordinates in which the estimated posterior is \
+              a standard normal distribution. For a normal posterior and a perfect metric it is 0.",
+    },
+    Statistic {
+        name: "transformation_index",
+        kind: Kind::Int,
+        doc: "How often the inverse mass matrix had changed before the draw.",
+    },
+    Statistic {
+        name: "num_eigenvalues",
+        kind: Kind::UInt,
+        doc: "Number of eigenvectors of the inverse mass matrix.",
+    },
+    Statistic {
+        name: DURATION,
+        kind: Kind::Float,
+        doc: "Seconds that the draw took, by the clock on the wall. Draws of microseconds are timed a few at once. It \
+              differs between runs with the same seed.",
+    },
 ];
+
+/// Name of the only statistic that is not reproducible.
+pub const DURATION: &str = "process_time_diff";
 
 /// All statistics of a draw, in the order of [`Record::stats`].
 pub fn statistics() -> impl Iterator<Item = &'static Statistic> {
@@ -53,21 +85,29 @@ pub struct ChainState {
     pub draw: u64,
     /// Gradients taken so far.
     pub n_gradients: u64,
+    /// How often the metric was replaced.
+    pub metric_changes: u64,
     /// Position.
     pub x: Vec<f64>,
     /// Gradient of the log density there.
     pub g: Vec<f64>,
     /// Log density there.
     pub logp: f64,
-    /// The arrays of the metric.
-    pub metric: [Vec<f64>; 2],
-    /// The estimator of the metric.
-    pub estimator: FisherDiagState,
-    /// Step size and schedule.
-    pub adaptation: DiagAdaptation,
+    /// The metric in force.
+    pub metric: Metric,
+    /// Its diagonal as the device has it: what `metric` says of it may differ in the last bit.
+    pub inv_mass: Vec<f64>,
+    /// Moments of draws and gradients.
+    pub moments: FisherDiagState,
+    /// Step size, schedule and what else the warm-up knows.
+    pub adaptation: Adaptation,
 }
 
 enum Task {
+    /// The chains of the pool must meet before the next draw.
+    Waiting,
+    /// Far from anything that matters.
+    Descent(Descent),
     /// A fresh momentum is needed.
     Refresh,
     Search(StepSearch),
@@ -88,21 +128,31 @@ pub struct Chain {
     start_energy: f64,
     step: f64,
     kernel: Nuts,
-    adaptation: DiagAdaptation,
-    estimator: FisherDiag,
+    adaptation: Adaptation,
+    moments: FisherDiag,
+    reservoir: Option<Reservoir>,
+    /// Positions and gradients on the host, of the draw and of a recycled point.
+    host: [Vec<f64>; 4],
     task: Task,
+    /// Whether the first metric was passed in.
+    has_metric: bool,
+    metric_changes: u64,
+    refused_metrics: u64,
+    rank: usize,
     n_gradients: u64,
+    warmup_gradients: u64,
+    watch: Stopwatch,
 }
 
 impl Chain {
     /// Rows of the points that a chain needs.
     pub fn rows(settings: &Settings) -> usize {
-        // A search for a step size wants one point beside the current one.
-        Nuts::slots(&settings.nuts).max(2)
+        // A search for a step size wants one point beside the current one. The last row is for a recycled point.
+        Nuts::slots(&settings.nuts).max(2) + 1
     }
 
-    /// A chain that has no point yet, the `index`-th of its block.
-    pub fn new(settings: &Settings, id: u64, index: usize, arrays: &Arrays) -> Self {
+    /// A chain that has no point yet, the `index`-th of its block and one of `pooled` that warm up together.
+    pub fn new(settings: &Settings, id: u64, index: usize, pooled: usize, arrays: &Arrays) -> Self {
         let key = Key { seed: settings.seed, chain: id as u32, draw: 0 };
         Chain {
             settings: settings.clone(),
@@ -115,10 +165,18 @@ impl Chain {
             start_energy: f64::NAN,
             step: f64::NAN,
             kernel: Nuts::new(&settings.nuts, Stream::new(key, Purpose::Trajectory)),
-            adaptation: DiagAdaptation::new(settings.tune, &settings.adapt),
-            estimator: FisherDiag::new(arrays.moments, index),
+            adaptation: Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt),
+            moments: FisherDiag::new(arrays.moments, index),
+            reservoir: None,
+            host: Default::default(),
             task: Task::Done,
+            has_metric: false,
+            metric_changes: 0,
+            refused_metrics: 0,
+            rank: 0,
             n_gradients: 0,
+            warmup_gradients: 0,
+            watch: Stopwatch::new(Instant::now()),
         }
     }
 
@@ -132,14 +190,50 @@ impl Chain {
         self.n_gradients
     }
 
+    /// Gradients of the warm-up so far.
+    pub fn warmup_gradients(&self) -> u64 {
+        self.warmup_gradients
+    }
+
     /// Step size of the latest draw, jitter included.
     pub fn step_size(&self) -> f64 {
         self.step
     }
 
+    /// Number of warm-up draws, which can grow while it warms up.
+    pub fn tune(&self) -> u64 {
+        self.adaptation.member().map_or(self.settings.tune, Member::tune)
+    }
+
     /// Whether the draw under way belongs to the warm-up.
     pub fn tuning(&self) -> bool {
-        self.draw < self.settings.tune
+        self.draw < self.tune()
+    }
+
+    /// How the chain adapts.
+    pub fn adaptation(&self) -> &Adaptation {
+        &self.adaptation
+    }
+
+    /// Whether the chain waits for the other chains of its pool.
+    pub fn waiting(&self) -> bool {
+        matches!(self.task, Task::Waiting)
+    }
+
+    /// What the chain shares with its pool.
+    pub fn member_mut(&mut self) -> Option<&mut Member> {
+        self.adaptation.member_mut()
+    }
+
+    /// Go on after the pool has met.
+    pub fn after_meeting(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
+            self.use_metric(&metric, dev, arrays);
+        }
+        // The time that the chain waited is not its own.
+        self.watch = Stopwatch::new(Instant::now());
+        self.next_task();
+        Ok(())
     }
 
     /// Whether all draws are made.
@@ -152,23 +246,68 @@ impl Chain {
         self.row + self.current
     }
 
-    /// Begin at the current row, where position and gradient are; the first metric comes from that gradient.
-    pub fn start(&mut self, dev: &mut dyn Device, arrays: &Arrays, logp: f64) -> Result<()> {
+    /// Begin at the current row, where position and gradient are, with a metric or that of the gradient.
+    pub fn start(
+        &mut self,
+        dev: &mut dyn Device,
+        arrays: &Arrays,
+        logp: f64,
+        metric: Option<&Arc<Metric>>,
+    ) -> Result<()> {
         self.n_gradients += 1;
         if !logp.is_finite() {
             return Err(Error::Start { chain: self.id });
         }
         self.logp = logp;
         let row = self.current_row();
-        dev.metric_from_gradient(&arrays.metric, self.index, &arrays.phase, row)?;
-        self.estimator.add(dev, &arrays.phase, row)?;
+        if let Some(metric) = metric {
+            dev.set_metric(&arrays.metrics, self.index, metric)?;
+            self.rank = metric.rank();
+            self.has_metric = true;
+        } else if self.settings.adapt.scheme.is_pooled() && self.settings.tune > 0 {
+            self.read_points(dev, arrays, 0, row)?;
+            return self.go_down(Descent::new(&self.host[1]), dev, arrays);
+        }
+        self.begin(dev, arrays)
+    }
+
+    /// Begin to sample at the current row, with the metric in force.
+    fn begin(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let row = self.current_row();
+        if !self.has_metric {
+            dev.metric_from_gradient(&arrays.metrics, self.index, &arrays.phase, row)?;
+        }
+        let metric = Arc::new(dev.metric(&arrays.metrics, self.index)?);
+        self.read_points(dev, arrays, 0, row)?;
+        let Chain { adaptation, moments, host: [x, g, ..], .. } = self;
+        let draw = Draw { point: Some([x, g]), ..Draw::default() };
+        adaptation.start(
+            Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments },
+            metric,
+        )?;
+        self.watch = Stopwatch::new(Instant::now());
         self.next_task();
         Ok(())
     }
 
+    /// Copy position and gradient of a row to the host.
+    fn read_points(&mut self, dev: &dyn Device, arrays: &Arrays, which: usize, row: usize) -> Result<()> {
+        let [x, g] = [2 * which, 2 * which + 1];
+        for (at, buf) in [(x, arrays.phase.x), (g, arrays.phase.g)] {
+            self.host[at].resize(arrays.dim, 0.0);
+            dev.read(Row { buf, index: row }, &mut self.host[at])?;
+        }
+        Ok(())
+    }
+
     fn next_task(&mut self) {
-        let total = self.settings.tune + self.settings.draws;
-        self.task = if self.draw < total { Task::Refresh } else { Task::Done };
+        let total = self.tune() + self.settings.draws;
+        let waits = self.adaptation.member().is_some_and(Member::is_waiting);
+        self.task = match self.draw < total {
+            true if waits => Task::Waiting,
+            true => Task::Refresh,
+            false => Task::Done,
+        };
     }
 
     fn key(&self) -> Key {
@@ -177,8 +316,8 @@ impl Chain {
 
     /// The fresh momentum that the chain needs now, if it does.
     pub fn refresh(&self) -> Option<Refresh> {
-        let purpose =
-            if self.adaptation.search_pending { Purpose::StepSizeSearch } else { Purpose::Momentum };
+        let searching = self.adaptation.search_from().is_some();
+        let purpose = if searching { Purpose::StepSizeSearch } else { Purpose::Momentum };
         matches!(self.task, Task::Refresh).then(|| Refresh {
             metric: self.index,
             row: self.current_row(),
@@ -190,32 +329,49 @@ impl Chain {
     /// The fresh momentum has this kinetic energy.
     pub fn refreshed(&mut self, kinetic: f64) {
         self.start_energy = kinetic - self.logp;
-        if self.adaptation.search_pending {
-            self.task = Task::Search(StepSearch::new(self.adaptation.settings().initial_step));
+        if let Some(from) = self.adaptation.search_from() {
+            self.task = Task::Search(StepSearch::new(from));
             return;
         }
+        let tuning = self.tuning();
         let jitter = Stream::new(self.key(), Purpose::StepSize).uniform();
-        self.step = self.adaptation.step_size(self.draw, jitter);
+        self.step = self.adaptation.step_size(tuning, jitter);
         let stream = Stream::new(self.key(), Purpose::Trajectory);
-        self.kernel.begin(self.current, self.logp, kinetic, self.step, stream);
+        let max_depth = if tuning { self.adaptation.max_depth(self.draw) } else { None };
+        self.kernel.begin(self.current, self.logp, kinetic, self.step, max_depth, stream);
+        let recycles = tuning && self.adaptation.recycles(self.draw);
+        self.reservoir = recycles.then(|| Reservoir::new(self.key()));
         self.task = Task::Transition;
+    }
+
+    /// A step from the current point that is not part of a trajectory.
+    fn single_step(&self, step: f64) -> Request {
+        let (from, to) = (self.current_row(), self.row + self.spare_slot());
+        Request { metric: self.index, from, to, step, begun: false, onward: None }
+    }
+
+    /// A slot that the current point is not in.
+    fn spare_slot(&self) -> Slot {
+        usize::from(self.current == 0)
     }
 
     /// Ask for a leapfrog step. False when the chain wants none.
     pub fn request(&mut self, batch: &mut Batch) -> bool {
         match &self.task {
             Task::Search(search) => {
-                let to = self.row + usize::from(self.current == 0);
-                let (from, step) = (self.current_row(), search.signed_step());
-                let request = Request { metric: self.index, from, to, step, begun: false, onward: None };
-                batch.push(request, std::iter::empty());
+                batch.push(self.single_step(search.signed_step()), std::iter::empty());
+                true
+            }
+            Task::Descent(_) => {
+                // The position is already there, so the step only evaluates the density.
+                batch.push(Request { begun: true, ..self.single_step(1.0) }, std::iter::empty());
                 true
             }
             Task::Transition => {
                 self.kernel.request(self.index, self.row, batch);
                 true
             }
-            Task::Refresh | Task::Done => false,
+            Task::Waiting | Task::Refresh | Task::Done => false,
         }
     }
 
@@ -238,9 +394,106 @@ impl Chain {
                 }
                 Ok(None)
             }
-            Task::Transition if self.kernel.absorb(arrival) => self.finish_draw(dev, arrays, store).map(Some),
+            Task::Descent(_) => {
+                self.descend(arrival.logp, dev, arrays)?;
+                Ok(None)
+            }
+            Task::Transition => {
+                let complete = self.kernel.absorb(arrival);
+                self.recycle(dev, arrays)?;
+                if complete { self.finish_draw(dev, arrays, store).map(Some) } else { Ok(None) }
+            }
             _ => Ok(None),
         }
+    }
+
+    /// Leave a bad start: write the next position to try, or begin to sample.
+    fn go_down(&mut self, descent: Descent, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        if descent.is_over() {
+            return self.begin(dev, arrays);
+        }
+        self.read_points(dev, arrays, 0, self.current_row())?;
+        let [x, g, ..] = &mut self.host;
+        descent.shift(x, g);
+        dev.write(Row { buf: arrays.phase.x, index: self.row + usize::from(self.current == 0) }, x)?;
+        self.task = Task::Descent(descent);
+        Ok(())
+    }
+
+    /// Take in the log density of the position that was tried.
+    fn descend(&mut self, logp: f64, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let Task::Descent(mut descent) = std::mem::replace(&mut self.task, Task::Done) else { return Ok(()) };
+        let tried = self.row + self.spare_slot();
+        self.read_points(dev, arrays, 0, tried)?;
+        if descent.update(logp - self.logp, &self.host[1]) {
+            (self.current, self.logp) = (self.spare_slot(), logp);
+        }
+        self.go_down(descent, dev, arrays)
+    }
+
+    /// Perhaps keep the latest point of the trajectory, whether it becomes the draw or not.
+    fn recycle(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let Some(reservoir) = &mut self.reservoir else { return Ok(()) };
+        let (slot, index, energy_error) = self.kernel.latest();
+        if reservoir.offer(index, energy_error) {
+            for buf in [arrays.phase.x, arrays.phase.g] {
+                let row = |index| Row { buf, index };
+                dev.copy(row(self.row + slot), row(self.row + Self::rows(&self.settings) - 1), arrays.dim)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tell the adaptation of a warm-up draw.
+    fn adapt(&mut self, outcome: &Outcome, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+        let row = self.current_row();
+        let wants = self.adaptation.wants_point(self.draw);
+        let chosen = self.reservoir.take().and_then(|reservoir| reservoir.chosen());
+        let recycled = chosen.is_some_and(|index| index != outcome.index);
+        if wants {
+            self.read_points(dev, arrays, 0, row)?;
+        }
+        if recycled {
+            self.read_points(dev, arrays, 1, self.row + Self::rows(&self.settings) - 1)?;
+        }
+        let Chain { adaptation, moments, host: [x, g, x_other, g_other], .. } = self;
+        let draw = Draw {
+            index: self.draw,
+            logp: outcome.logp,
+            accept: [outcome.accept, outcome.accept_sym],
+            n_steps: outcome.n_steps,
+            distance: outcome.index.unsigned_abs(),
+            diverging: outcome.diverging,
+            point: wants.then_some([x, g]),
+            recycled: recycled.then_some([x_other, g_other]),
+        };
+        let seen = Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments };
+        if let Some(metric) = adaptation.observe(seen)? {
+            self.use_metric(&metric, dev, arrays);
+        }
+        Ok(())
+    }
+
+    /// Use another metric from the next draw on; the one in force stays if the device cannot use it.
+    fn use_metric(&mut self, metric: &Arc<Metric>, dev: &mut dyn Device, arrays: &Arrays) {
+        match dev.set_metric(&arrays.metrics, self.index, metric) {
+            Ok(()) => (self.metric_changes, self.rank) = (self.metric_changes + 1, metric.rank()),
+            Err(_) => self.refused_metrics += 1,
+        }
+    }
+
+    /// Metrics that the device could not use.
+    pub fn refused_metrics(&self) -> u64 {
+        self.refused_metrics
+    }
+
+    /// Statistics of the metric under which the draw was made.
+    fn metric_statistics(&self, dev: &mut dyn Device, arrays: &Arrays) -> Result<[f64; 3]> {
+        let place = Place { metric: self.index, row: self.current_row() };
+        let mut distance = [0.0];
+        dev.fisher_distance(&arrays.phase, &arrays.metrics, &[place], &mut distance)?;
+        let changes = self.metric_changes + self.adaptation.changes_in_place();
+        Ok([distance[0], changes as f64, self.rank as f64])
     }
 
     fn finish_draw(
@@ -254,14 +507,25 @@ impl Chain {
         self.logp = outcome.logp;
         let row = self.current_row();
         let tuning = self.tuning();
+        let [distance, changes, rank] = self.metric_statistics(dev, arrays)?;
+        let draw_of_phase = if tuning { self.draw } else { self.draw - self.tune() };
         if tuning {
-            let Arrays { phase, metric, .. } = arrays;
-            self.adaptation.observe(self.draw, &outcome, &mut self.estimator, dev, metric, phase, row)?;
+            self.warmup_gradients = self.n_gradients;
+            self.adapt(&outcome, dev, arrays)?;
         }
         let mut stats = [0.0; N_STATISTICS];
         let (kernel, own) = stats.split_at_mut(Outcome::STATISTICS.len());
         kernel.copy_from_slice(&outcome.values());
-        own.copy_from_slice(&[self.step, self.adaptation.step_size_bar(), f64::from(u8::from(tuning))]);
+        let seconds = self.watch.lap(outcome.n_steps, Instant::now);
+        own.copy_from_slice(&[
+            self.step,
+            self.adaptation.step_size_bar(),
+            f64::from(u8::from(tuning)),
+            distance,
+            changes,
+            rank,
+            seconds,
+        ]);
         let divergence = outcome.divergence.map(|(from, to, energy)| Divergence {
             from: self.row + from,
             to: self.row + to,
@@ -272,13 +536,13 @@ impl Chain {
             chain: self.id,
             index: self.index,
             draw: self.draw,
-            draw_of_phase: if tuning { self.draw } else { self.draw - self.settings.tune },
+            draw_of_phase,
             tuning,
             dev,
             phase: arrays.phase,
             row,
             dim: arrays.dim,
-            metric: arrays.metric,
+            metrics: arrays.metrics,
             divergence,
             stats: &stats,
         };
@@ -290,7 +554,7 @@ impl Chain {
 
     /// The state between two draws; `None` in the middle of one.
     pub fn save(&self, dev: &dyn Device, arrays: &Arrays) -> Result<Option<ChainState>> {
-        if !matches!(self.task, Task::Refresh | Task::Done) {
+        if !matches!(self.task, Task::Refresh | Task::Waiting | Task::Done) {
             return Ok(None);
         }
         let read = |buf, index| -> Result<Vec<f64>> {
@@ -298,43 +562,49 @@ impl Chain {
             dev.read(Row { buf, index }, &mut host)?;
             Ok(host)
         };
-        let [inv_mass, mass_sqrt] = arrays.metric.bufs();
         Ok(Some(ChainState {
             settings: self.settings.clone(),
             chain: self.id,
             draw: self.draw,
             n_gradients: self.n_gradients,
+            metric_changes: self.metric_changes,
             x: read(arrays.phase.x, self.current_row())?,
             g: read(arrays.phase.g, self.current_row())?,
             logp: self.logp,
-            metric: [read(inv_mass, self.index)?, read(mass_sqrt, self.index)?],
-            estimator: self.estimator.save(dev, arrays.dim)?,
+            metric: dev.metric(&arrays.metrics, self.index)?,
+            inv_mass: read(arrays.metrics.inv_mass, self.index)?,
+            moments: self.moments.save(dev, arrays.dim)?,
             adaptation: self.adaptation.clone(),
         }))
     }
 
     /// Go on from a state. More draws than before may be asked for.
     pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
-        let vectors = [(arrays.phase.x, &state.x), (arrays.phase.g, &state.g)];
-        let rows = vectors.map(|(buf, v)| (Row { buf, index: self.current_row() }, v));
-        let metric = arrays.metric.bufs();
-        let metric = [0, 1].map(|i| (Row { buf: metric[i], index: self.index }, &state.metric[i]));
-        for (row, vector) in rows.into_iter().chain(metric) {
-            if vector.len() != arrays.dim {
+        for (what, length) in [("x", state.x.len()), ("g", state.g.len()), ("metric", state.inv_mass.len())] {
+            if length != arrays.dim {
                 return Err(Error::State(format!(
-                    "it has {} parameters, the density {}",
-                    vector.len(),
+                    "its {what} has {length} parameters, the density {}",
                     arrays.dim
                 )));
             }
-            dev.write(row, vector)?;
+        }
+        let Arrays { phase, metrics, .. } = arrays;
+        dev.set_metric(metrics, self.index, &Arc::new(state.metric.clone()))?;
+        let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
+        write(phase.x, self.current_row(), &state.x)?;
+        write(phase.g, self.current_row(), &state.g)?;
+        if state.metric.rank() == 0 {
+            let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
+            write(metrics.inv_mass, self.index, &state.inv_mass)?;
+            write(metrics.mass_sqrt, self.index, &mass_sqrt)?;
         }
         self.id = state.chain;
         self.draw = state.draw;
         self.n_gradients = state.n_gradients;
+        (self.metric_changes, self.rank) = (state.metric_changes, state.metric.rank());
         self.logp = state.logp;
         self.adaptation = state.adaptation.clone();
-        self.estimator.load(dev, arrays.dim, &state.estimator)?;
+        self.moments.load(dev, arrays.dim, &state.moments)?;
         self.next_task();
         Ok(())
     }

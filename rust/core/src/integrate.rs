@@ -3,7 +3,7 @@
 //! p' = p + e/2 grad log pi(x), x' = x + e M^-1 p', p'' = p' + e/2 grad log pi(x'). One gradient each.
 
 use crate::density::Density;
-use crate::device::{Device, Dots, Leaf, Metric, Phase, Span, Step};
+use crate::device::{Device, Dots, Leaf, Metrics, Phase, Span, Step};
 use crate::error::Result;
 
 /// One chain's leapfrog step.
@@ -104,14 +104,14 @@ impl Batch {
         dev: &mut dyn Device,
         density: &mut dyn Density,
         phase: &Phase,
-        metric: &Metric,
+        metrics: &Metrics,
     ) -> Result<()> {
         self.logp.resize(self.rows.len(), 0.0);
         self.kinetic.resize(self.rows.len(), 0.0);
         self.dots.resize(self.spans.len(), [0.0; 2]);
-        dev.kick_drift(phase, metric, &self.steps)?;
+        dev.kick_drift(phase, metrics, &self.steps)?;
         density.logp_grad(dev, phase, &self.rows, &mut self.logp)?;
-        dev.finish_leaf(phase, metric, &self.leaves, &self.spans, &mut self.kinetic, &mut self.dots)
+        dev.finish_leaf(phase, metrics, &self.leaves, &self.spans, &mut self.kinetic, &mut self.dots)
     }
 
     /// What each step found, in the order of the requests.

@@ -17,5 +17,6 @@ pub mod metric;
 pub mod rng;
 pub mod run;
 pub mod settings;
+mod stopwatch;
 pub mod trace;
 pub mod tree;

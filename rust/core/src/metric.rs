@@ -40,13 +40,15 @@ impl Metric {
         self.vectors.chunks_exact(self.dim().max(1))
     }
 
-    /// Whether all of it can be used: finite numbers, positive scales and eigenvalues.
+    /// Whether all of it can be used: finite numbers, positive scales and eigenvalues, and these not so far apart that
+    /// rounding makes the diagonal negative.
     pub fn is_usable(&self) -> bool {
         let positive = |v: &[f64]| v.iter().all(|v| v.is_finite() && *v > 0.0);
         positive(&self.stds)
             && positive(&self.values)
             && self.vectors.len() == self.rank() * self.dim()
             && self.vectors.iter().chain(&self.center).all(|v| v.is_finite())
+            && positive(&self.inv_mass_diagonal())
     }
 
     /// Diagonal of M^-1.
@@ -75,6 +77,14 @@ impl Metric {
             *g *= s;
         }
         self.stretch(g, f64::sqrt);
+    }
+
+    /// p <- M^-1 p: the velocity of a momentum.
+    pub fn apply(&self, p: &mut [f64]) {
+        let scale = |p: &mut [f64]| p.iter_mut().zip(&self.stds).for_each(|(p, s)| *p *= s);
+        scale(p);
+        self.stretch(p, |value| value);
+        scale(p);
     }
 
     /// x <- (I + U^T (F - I) U) x, F the function of the eigenvalues.
@@ -126,6 +136,16 @@ mod tests {
     }
 
     #[test]
+    fn applying_the_matrix_gives_its_columns() {
+        let metric = example();
+        for j in 0..3 {
+            let mut unit: Vec<f64> = (0..3).map(|i| f64::from(u8::from(i == j))).collect();
+            metric.apply(&mut unit);
+            unit.iter().zip(column(&metric, j)).for_each(|(a, b)| assert!((a - b).abs() < 1e-14));
+        }
+    }
+
+    #[test]
     fn whitening_makes_the_matrix_the_identity() {
         let metric = example();
         // Whitening a column and whitening the result as a column of the transpose gives W M^-1 W^T.
@@ -153,5 +173,7 @@ mod tests {
         assert!(!Metric { values: vec![4.0, f64::NAN], ..example() }.is_usable());
         assert!(!Metric { stds: vec![0.0, 1.0, 1.0], ..example() }.is_usable());
         assert!(!Metric { vectors: vec![1.0], ..example() }.is_usable());
+        let apart = Metric { values: vec![1e-20, 1e-20], ..example() };
+        assert!(!apart.is_usable());
     }
 }

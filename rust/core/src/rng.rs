@@ -30,6 +30,8 @@ pub enum Purpose {
     StepSize = 2,
     /// The momentum of the search for an initial step size.
     StepSizeSearch = 3,
+    /// Which points of a trajectory the estimate of the metric uses besides the draw.
+    Recycling = 4,
 }
 
 /// The address of a stream of random numbers.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::AdaptSettings;
+use crate::adapt::{AdaptSettings, pool};
 use crate::error::{Error, Result};
 use crate::kernel::nuts::NutsSettings;
 
@@ -14,6 +14,18 @@ pub enum Value {
     Float(f64),
     /// A whole number.
     Int(u64),
+    /// True or false.
+    Bool(bool),
+}
+
+impl Value {
+    fn number(self) -> f64 {
+        match self {
+            Value::Float(v) => v,
+            Value::Int(v) => v as f64,
+            Value::Bool(v) => f64::from(u8::from(v)),
+        }
+    }
 }
 
 /// The place of a setting in its struct.
@@ -22,6 +34,8 @@ pub enum Field<'a> {
     Float(&'a mut f64),
     /// A whole number.
     Int(&'a mut u64),
+    /// True or false.
+    Bool(&'a mut bool),
 }
 
 /// Declaration of a setting.
@@ -69,6 +83,11 @@ impl Settings {
         NutsSettings::SETTINGS.iter().chain(AdaptSettings::SETTINGS)
     }
 
+    /// Warm-up draws that a chain may make at most.
+    pub fn longest_tune(&self) -> u64 {
+        if self.adapt.extend { self.tune.max(pool::LONGEST_TUNE) } else { self.tune }
+    }
+
     /// Change the setting of a name.
     pub fn set(&mut self, name: &str, value: Value) -> Result<()> {
         let Some(declared) = Self::declared().find(|s| s.name == name) else {
@@ -77,10 +96,7 @@ impl Settings {
         let Some(field) = self.nuts.field(name).or_else(|| self.adapt.field(name)) else {
             return Err(Error::Internal(format!("the setting {name:?} is declared but not kept")));
         };
-        let number = match value {
-            Value::Float(v) => v,
-            Value::Int(v) => v as f64,
-        };
+        let number = value.number();
         // Written so that NaN is out of bounds.
         if !(number >= declared.min && number <= declared.max) {
             return Err(Error::Setting(format!(
@@ -89,6 +105,12 @@ impl Settings {
             )));
         }
         match (field, value) {
+            (Field::Bool(field), Value::Bool(v)) => *field = v,
+            (Field::Bool(_), _) | (_, Value::Bool(_)) => {
+                let needed =
+                    if matches!(declared.default, Value::Bool(_)) { "True or False" } else { "a number" };
+                return Err(Error::Setting(format!("{name} must be {needed}")));
+            }
             (Field::Float(field), _) => *field = number,
             (Field::Int(field), Value::Int(v)) => *field = v,
             (Field::Int(_), Value::Float(_)) => {
@@ -110,13 +132,11 @@ mod tests {
             let now = match settings.nuts.field(s.name).or_else(|| settings.adapt.field(s.name)) {
                 Some(Field::Float(v)) => Value::Float(*v),
                 Some(Field::Int(v)) => Value::Int(*v),
+                Some(Field::Bool(v)) => Value::Bool(*v),
                 None => panic!("{} is declared but not kept", s.name),
             };
             assert_eq!(now, s.default, "{}", s.name);
-            let number = match s.default {
-                Value::Float(v) => v,
-                Value::Int(v) => v as f64,
-            };
+            let number = s.default.number();
             assert!(s.min <= number && number <= s.max && !s.doc.is_empty(), "{}", s.name);
         }
     }
@@ -129,6 +149,8 @@ mod tests {
             ("target_accept", Value::Float(f64::NAN)),
             ("maxdepth", Value::Int(0)),
             ("maxdepth", Value::Float(2.5)),
+            ("maxdepth", Value::Bool(true)),
+            ("pool", Value::Int(1)),
             ("no_such_thing", Value::Int(1)),
         ] {
             assert!(matches!(settings.set(name, value), Err(Error::Setting(_))), "{name} {value:?}");

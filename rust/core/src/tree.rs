@@ -85,6 +85,8 @@ fn add_weights(a: f64, b: f64) -> (f64, f64) {
 #[derive(Clone, Debug)]
 pub struct Tree {
     max_depth: u32,
+    /// Depth at which the trajectory under way ends.
+    limit: u32,
     /// The earliest point, the latest point and the proposal so far.
     whole: Node,
     /// Finished pieces of the subtree under way, each smaller than the one before.
@@ -119,6 +121,7 @@ impl Tree {
         let node = Node { first: 0, last: 0, proposal: 0, log_weight: 0.0, depth: 0 };
         Tree {
             max_depth: max_depth.min(MAX_DEPTH),
+            limit: max_depth.min(MAX_DEPTH),
             whole: node,
             pending: Vec::with_capacity(max_depth as usize + 1),
             forward: true,
@@ -130,10 +133,11 @@ impl Tree {
         }
     }
 
-    /// Begin a trajectory at a point, whose log weight is zero.
-    pub fn start(&mut self, origin: Slot, chooser: &mut dyn Chooser) {
+    /// Begin a trajectory at a point, whose log weight is zero; it may be limited to fewer doublings than others.
+    pub fn start(&mut self, origin: Slot, limit: Option<u32>, chooser: &mut dyn Chooser) {
+        self.limit = limit.map_or(self.max_depth, |limit| limit.min(self.max_depth));
         self.whole = Node { first: origin, last: origin, proposal: origin, log_weight: 0.0, depth: 0 };
-        self.end = (self.max_depth == 0).then_some(End::MaxDepth);
+        self.end = (self.limit == 0).then_some(End::MaxDepth);
         self.double(chooser);
     }
 
@@ -266,7 +270,7 @@ impl Tree {
         self.join(&node, chooser);
         if turned {
             self.end = Some(End::Turned);
-        } else if self.whole.depth >= self.max_depth {
+        } else if self.whole.depth >= self.limit {
             self.end = Some(End::MaxDepth);
         }
         self.double(chooser);
@@ -345,7 +349,7 @@ mod tests {
     fn run(tree: &mut Tree, land: &Landscape, start: i64, script: &mut Script) -> i64 {
         let mut place: HashMap<Slot, i64> = HashMap::from([(0, start)]);
         let origin = (land.log_weight)(start);
-        tree.start(0, script);
+        tree.start(0, None, script);
         let mut announced = None;
         while tree.end().is_none() {
             let leaf = tree.next_leaf();
@@ -470,7 +474,7 @@ mod tests {
         let mut tree = Tree::new(3);
         let mut place = HashMap::from([(0usize, 0i64)]);
         let mut seen = Vec::new();
-        tree.start(0, &mut Forward);
+        tree.start(0, None, &mut Forward);
         while tree.end().is_none() {
             let leaf = tree.next_leaf();
             let at = place[&leaf.from] + 1;

@@ -5,12 +5,15 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use common::Uneven;
-use nutpie_core::block::Block;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::N_STATISTICS;
 use nutpie_core::density::OnHost;
 use nutpie_core::device::Cpu;
+use nutpie_core::metric::Metric;
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Keep, MemoryStore};
 
@@ -48,22 +51,49 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-#[test]
-fn no_allocation_per_leapfrog_or_draw() {
-    let dim = 50;
-    let settings = Settings { seed: 1, tune: 200, draws: 2000, ..Settings::default() };
+const DIM: usize = 50;
+
+/// Allocations of a chain, of the draws in the warm-up and of those after it.
+fn allocations(scheme: Scheme, metric: Option<Arc<Metric>>) -> [u64; 2] {
+    let adapt = AdaptSettings::new(scheme);
+    let settings = Settings { seed: 1, tune: 200, draws: 2000, adapt, ..Settings::default() };
     let mut store =
-        MemoryStore::new(dim, N_STATISTICS, settings.tune, settings.draws, Keep::default()).unwrap();
-    let density = Box::new(OnHost::new(Uneven(dim)));
-    let start = vec![0.3; dim];
-    let mut block = Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &start)]).unwrap();
-    // The first round brings the lists to their size.
-    block.round(&mut store, |_| ()).unwrap();
+        MemoryStore::new(DIM, N_STATISTICS, settings.tune, settings.draws, Keep::default()).unwrap();
+    let density = Box::new(OnHost::new(Uneven(DIM)));
+    let start = vec![0.3; DIM];
+    let starts = [Start { metric, ..Start::at(0, &start) }];
+    let mut block = Block::start(Box::new(Cpu::new()), density, &settings, &starts, Pooling::Here).unwrap();
+    // The first draw brings the lists to their size.
+    let mut begun = false;
+    while !begun {
+        block.round(&mut store, |_| begun = true).unwrap();
+    }
     let before = ALLOCATIONS.get();
+    while block.chains()[0].tuning() {
+        block.round(&mut store, |_| ()).unwrap();
+    }
+    // The metric is checked once more before the first draw after the warm-up.
+    block.round(&mut store, |_| ()).unwrap();
+    let between = ALLOCATIONS.get();
     while !block.done() {
         block.round(&mut store, |_| ()).unwrap();
     }
     let gradients = block.chains()[0].n_gradients();
     assert!(gradients > 10_000, "{gradients} gradients");
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    [between - before, ALLOCATIONS.get() - between]
+}
+
+#[test]
+fn no_allocation_per_leapfrog_or_draw() {
+    assert_eq!(allocations(Scheme::Diag, None), [0, 0]);
+    // Fits take memory, and points are kept; leapfrogs are a hundred times as many.
+    let [warmup, after] = allocations(Scheme::Auto, None);
+    assert!(warmup < 10_000 && after == 0, "{warmup} {after}");
+    // With a metric that couples some parameters, and one that couples all.
+    for rank in [20, DIM] {
+        let vectors = (0..rank * DIM).map(|i| f64::from(u8::from(i % (DIM + 1) == 0))).collect();
+        let stds = (1..=DIM).map(|i| i as f64).collect();
+        let metric = Metric { stds, values: vec![1.1; rank], vectors, center: vec![0.0; DIM] };
+        assert_eq!(allocations(Scheme::Fixed, Some(Arc::new(metric))), [0, 0], "rank {rank}");
+    }
 }

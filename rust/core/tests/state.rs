@@ -3,9 +3,13 @@
 
 mod common;
 
-use common::{Collected, Uneven};
-use nutpie_core::block::Block;
-use nutpie_core::chain::ChainState;
+use std::time::{Duration, Instant};
+
+use common::{Collected, Uneven, reproducible};
+use nutpie_core::adapt::pool::Pool;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
+use nutpie_core::chain::{ChainState, DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
 use nutpie_core::device::Cpu;
 use nutpie_core::error::Error;
@@ -25,56 +29,93 @@ fn run_of<'a>(
     cores: usize,
     density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
 ) -> Run<'a> {
-    Run { settings, starts, keep: Keep::default(), cores, density, on_thread: &|work| work() }
+    Run { settings, starts, metrics: &[], keep: Keep::default(), cores, density, on_thread: &|work| work() }
 }
 
 fn execute(settings: &Settings, cores: usize, density: &(dyn Fn() -> Box<dyn Density> + Sync)) -> Output {
     run_of(settings, &starts(5), cores, density).execute(&Control::new(5))
 }
 
-#[test]
-fn draws_do_not_depend_on_the_number_of_threads() {
-    let settings = Settings { seed: 8, tune: 100, draws: 80, ..Settings::default() };
-    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
-    let one = execute(&settings, 1, &density);
-    for cores in [2, 3, 16] {
-        let many = execute(&settings, cores, &density);
-        assert_eq!(one.chains, many.chains);
-        assert_eq!(one.n_gradients, many.n_gradients);
-    }
-    assert_eq!(one.chains[0].draws(), 180);
-    assert_ne!(one.chains[0].blocks, one.chains[1].blocks);
+fn settings_of(scheme: Scheme, seed: u64, tune: u64, draws: u64) -> Settings {
+    Settings { seed, tune, draws, adapt: AdaptSettings::new(scheme), ..Settings::default() }
+}
+
+fn schemes() -> impl Iterator<Item = Scheme> {
+    Scheme::ALL.iter().map(|info| info.scheme)
 }
 
 #[test]
-fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
-    let settings = Settings { seed: 2, tune: 120, draws: 60, ..Settings::default() };
-    let start = &starts(1)[0];
-    let density = || Box::new(OnHost::new(Uneven(DIM)));
-    let mut block = Block::start(Box::new(Cpu::new()), density(), &settings, &[(4, start)]).unwrap();
-    let mut whole = Collected::new(1);
-    let mut saved: Vec<Vec<u8>> = Vec::new();
+fn draws_do_not_depend_on_the_number_of_threads() {
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    for scheme in schemes() {
+        let settings = settings_of(scheme, 8, 100, 80);
+        let one = execute(&settings, 1, &density);
+        for cores in [2, 3, 16] {
+            let many = execute(&settings, cores, &density);
+            assert_eq!(reproducible(&one.chains), reproducible(&many.chains), "{scheme:?}");
+            assert_eq!(one.n_gradients, many.n_gradients);
+            assert_eq!(one.pool, many.pool);
+        }
+        assert_eq!(one.chains[0].draws(), 180);
+        assert_ne!(one.chains[0].blocks, one.chains[1].blocks);
+    }
+}
+
+#[test]
+fn chains_pool_alike_in_one_block_and_in_many() {
+    let settings = settings_of(Scheme::Auto, 3, 100, 20);
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    let apart = execute(&settings, 2, &density);
+    let points = starts(5);
+    let (all, _) = whole_run(&settings, &points);
+    for (chain, trace) in apart.chains.iter().enumerate() {
+        assert_eq!(trace.flat(|block| &block.positions), all.draws[chain].concat());
+    }
+}
+
+/// Chains in one block, and the state of the block before each draw at which all chains stood still together.
+fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<(u64, Vec<u8>)>) {
+    let starts: Vec<Start> = points.iter().zip(4..).map(|(x, id)| Start::at(id - 4, x)).collect();
+    let density = Box::new(OnHost::new(Uneven(DIM)));
+    let mut block = Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).unwrap();
+    let mut whole = Collected::new(points.len());
+    let mut saved: Vec<(u64, Vec<u8>)> = Vec::new();
     while !block.done() {
-        if let Some(state) = block.save(0).unwrap()
-            && saved.len() == state.draw as usize
+        let states: Option<Vec<ChainState>> = (0..points.len()).map(|i| block.save(i).unwrap()).collect();
+        if let Some(states) = states.filter(|states| states.iter().all(|state| state.draw == states[0].draw))
         {
-            saved.push(postcard::to_allocvec(&state).unwrap());
+            saved.push((states[0].draw, postcard::to_allocvec(&(&states, block.pools())).unwrap()));
         }
         block.round(&mut whole, |_| ()).unwrap();
     }
-    // In the early windows, in the main ones, in the final part of the warm-up, and after it.
-    for stop in [0, 1, 2, 30, 77, 110, 150] {
-        let state: ChainState = postcard::from_bytes(&saved[stop]).unwrap();
-        let mut block =
-            Block::resume(Box::new(Cpu::new()), density(), std::slice::from_ref(&state), 60).unwrap();
-        assert_eq!(block.save(0).unwrap().unwrap(), state);
-        let mut rest = common::Collected::new(1);
-        rest.draws[0] = whole.draws[0][..stop].to_vec();
-        rest.stats[0] = whole.stats[0][..stop].to_vec();
-        while !block.done() {
-            block.round(&mut rest, |_| ()).unwrap();
+    (whole, saved)
+}
+
+#[test]
+fn resumed_chains_go_on_as_if_they_had_never_stopped() {
+    for (scheme, chains) in schemes().map(|scheme| (scheme, 1)).chain([(Scheme::Auto, 3), (Scheme::Dense, 2)])
+    {
+        let settings = settings_of(scheme, 2, 120, 60);
+        let (whole, saved) = whole_run(&settings, &starts(chains));
+        // In the early windows, in the main ones, in the final part of the warm-up, and after it.
+        let mut tried = 0;
+        for &(stop, ref state) in saved.iter().step_by(if chains == 1 { 17 } else { 5 }) {
+            tried += 1;
+            let (states, pools): (Vec<ChainState>, Vec<Pool>) = postcard::from_bytes(state).unwrap();
+            let density = Box::new(OnHost::new(Uneven(DIM)));
+            let mut block = Block::resume(Box::new(Cpu::new()), density, &states, &pools, 60).unwrap();
+            assert_eq!(block.save(0).unwrap().unwrap(), states[0]);
+            let mut rest = common::Collected::new(chains);
+            for chain in 0..chains {
+                rest.draws[chain] = whole.draws[chain][..stop as usize].to_vec();
+                rest.stats[chain] = whole.stats[chain][..stop as usize].to_vec();
+            }
+            while !block.done() {
+                block.round(&mut rest, |_| ()).unwrap();
+            }
+            assert!(rest == whole, "{scheme:?}, {chains} chains, resumed after draw {stop}");
         }
-        assert!(rest == whole, "resumed after draw {stop}");
+        assert!(tried > 5, "{scheme:?}: {tried} states");
     }
 }
 
@@ -82,10 +123,12 @@ fn a_resumed_chain_goes_on_as_if_it_had_never_stopped() {
 fn a_state_that_does_not_fit_is_refused() {
     let settings = Settings { seed: 2, tune: 5, draws: 5, ..Settings::default() };
     let density = Box::new(OnHost::new(Uneven(DIM)));
-    let block = Block::start(Box::new(Cpu::new()), density, &settings, &[(0, &starts(1)[0])]).unwrap();
+    let block =
+        Block::start(Box::new(Cpu::new()), density, &settings, &[Start::at(0, &starts(1)[0])], Pooling::Here)
+            .unwrap();
     let state = block.save(0).unwrap().unwrap();
     let other = Box::new(OnHost::new(Uneven(DIM + 1)));
-    let resumed = Block::resume(Box::new(Cpu::new()), other, &[state], 5);
+    let resumed = Block::resume(Box::new(Cpu::new()), other, &[state], block.pools(), 5);
     assert!(matches!(resumed, Err(Error::State(_))));
 }
 
@@ -106,10 +149,10 @@ impl HostDensity for Breaks {
 #[test]
 fn a_fatal_error_ends_the_run_and_keeps_the_draws() {
     let settings = Settings { seed: 1, tune: 50, draws: 10_000, ..Settings::default() };
-    let density = || Box::new(OnHost::new(Breaks(2_000))) as Box<dyn Density>;
+    let density = || Box::new(OnHost::new(Breaks(4_000))) as Box<dyn Density>;
     let output = execute(&settings, 1, &density);
     assert!(matches!(&output.error, Some(Error::Density(e)) if e.to_string() == "broken"));
-    assert!(output.chains[0].draws() > 50);
+    assert!(output.chains[0].draws() > 20);
     assert_eq!(output.chains[0].flat(|block| &block.positions).len(), output.chains[0].draws() * DIM);
 }
 
@@ -137,6 +180,7 @@ fn dimension_zero_and_no_draws_are_fine() {
     let run = Run {
         settings: &settings,
         starts: &starts,
+        metrics: &[],
         keep: Keep { warmup: false, ..Keep::default() },
         cores: 2,
         density: &density,
@@ -174,7 +218,7 @@ fn a_paused_run_can_be_looked_at_and_goes_on() {
         control.resume();
         worker.join().unwrap()
     });
-    assert_eq!(output.chains, whole.chains);
+    assert_eq!(reproducible(&output.chains), reproducible(&whole.chains));
     assert!(control.traces().iter().all(|trace| trace.draws() == 0), "the draws were given away");
 }
 
@@ -188,4 +232,35 @@ fn a_run_that_was_stopped_while_paused_ends() {
     control.resume();
     let run = run_of(&settings, &starts, 2, &density);
     assert!(run.execute(&control).chains.iter().all(|trace| trace.draws() == 0));
+}
+
+/// Takes at least a millisecond.
+struct Slow;
+
+impl HostDensity for Slow {
+    fn dim(&self) -> usize {
+        DIM
+    }
+
+    fn logp_grad(&mut self, x: &[f64], grad: &mut [f64]) -> Result<f64, Failure> {
+        std::thread::sleep(Duration::from_millis(1));
+        Uneven(DIM).logp_grad(x, grad)
+    }
+}
+
+#[test]
+fn draws_know_how_long_they_took() {
+    let settings = Settings { seed: 3, tune: 10, draws: 10, ..Settings::default() };
+    let density = || Box::new(OnHost::new(Slow)) as Box<dyn Density>;
+    let starts = starts(1);
+    let begin = Instant::now();
+    let output = run_of(&settings, &starts, 1, &density).execute(&Control::new(1));
+    let passed = begin.elapsed().as_secs_f64();
+    let column = |name| statistics().position(|s| s.name == name).unwrap();
+    let (seconds, steps) = (column(DURATION), column("n_steps"));
+    let stats = output.chains[0].flat(|block| &block.stats);
+    for draw in stats.chunks(N_STATISTICS) {
+        assert!(draw[seconds] >= 1e-3 * draw[steps], "{} s for {} steps", draw[seconds], draw[steps]);
+    }
+    assert!(stats.chunks(N_STATISTICS).map(|draw| draw[seconds]).sum::<f64>() <= passed);
 }

@@ -10,6 +10,8 @@
 
 #[path = "common/validity_harness.rs"]
 mod harness;
+#[path = "common/metrics.rs"]
+mod metrics;
 #[path = "common/validity_plain_nuts.rs"]
 mod plain_nuts;
 #[path = "common/validity_reference.rs"]
@@ -18,18 +20,23 @@ mod reference;
 mod targets;
 
 use harness::{
-    Draw, Functional, Kernel, Marginal, SEEDS, check, check_uniform, finish, new_block, positions, product,
-    uniforms,
+    Draw, Functional, Kernel, Marginal, SEEDS, check, check_uniform, diagonal, finish, new_block, positions,
+    product, uniforms,
 };
+use metrics::{coupled, exact, momentum};
 use nutpie_core::adapt::step_size::DualAverage;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::density::HostDensity;
-use nutpie_core::device::{Cpu, Device, Metric, Moments, Phase, Row, Sample};
+use nutpie_core::device::{Cpu, Device, Moments, Phase, Row, Sample};
 use nutpie_core::integrate::{Arrival, Batch};
 use nutpie_core::kernel::nuts::Nuts;
+use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
 use nutpie_core::settings::Settings;
 use plain_nuts::Orbit;
-use reference::{Line, Mixture, groups, nodes, normal_cdf, normal_quantiles, normalise, quantiles};
+use reference::{
+    Line, Mixture, groups, nodes, normal_cdf, normal_quantiles, normalise, principal, quantiles,
+};
 use targets::{Autoregressive, Conjugate, EightSchools, Exponential, Logistic, Radon, Regression, Student};
 
 /// Compare two chains of the default sampler for each seed.
@@ -39,10 +46,27 @@ fn check_default<D: HostDensity + Clone + 'static>(
     functionals: &[Functional],
     draws: u64,
 ) {
-    check(name, functionals, |seed| {
-        let settings = Settings { seed, tune: 300, draws, ..Settings::default() };
-        (0..2).flat_map(|chain| positions(density, &settings, chain)).collect()
+    check_scheme(Scheme::Auto, 150, name, density, functionals, draws);
+}
+
+/// Compare two chains, which warm up together if the scheme pools.
+fn check_scheme<D: HostDensity + Clone + 'static>(
+    scheme: Scheme,
+    tune: u64,
+    name: &str,
+    density: &D,
+    functionals: &[Functional],
+    draws: u64,
+) {
+    let adapt = AdaptSettings::new(scheme);
+    check(&format!("{name}, {scheme:?}"), functionals, |seed| {
+        let settings = Settings { seed, tune, draws, adapt: adapt.clone(), ..Settings::default() };
+        positions(density, &settings, 0..2)
     });
+}
+
+fn diag() -> AdaptSettings {
+    AdaptSettings::new(Scheme::Diag)
 }
 
 fn gaussian(dim: usize, rho: f64) -> Autoregressive {
@@ -98,18 +122,63 @@ fn correlated_gaussian() {
     check_default("gaussian", &gaussian(10, 0.8), &gaussian_functionals(), 1000);
 }
 
+fn check_gaussian_with(metric: &Metric, step: f64, max_depth: u64) {
+    let target = gaussian(10, 0.8);
+    let name = format!("gaussian, rank {}, step {step}, depth {max_depth}", metric.rank());
+    check(&name, &gaussian_functionals(), |seed| {
+        let kernel = Kernel { seed, metric: metric.clone(), step, max_depth };
+        let starts: Vec<Vec<f64>> = (0..2).map(|chain| target.point(normals(seed, chain, 10))).collect();
+        finish(&mut kernel.block(&target, &starts, 1500), 10).into_iter().map(|d| d.x).collect()
+    });
+}
+
+#[test]
+fn correlated_gaussian_by_every_other_scheme() {
+    for (scheme, tune) in [
+        (Scheme::LowRank, 150),
+        (Scheme::Dense, 150),
+        (Scheme::Diag, 300),
+        (Scheme::DrawDiag, 300),
+        (Scheme::LowRankWindows, 300),
+        (Scheme::Stan, 300),
+        (Scheme::StanDense, 300),
+        (Scheme::Fixed, 50),
+        // Too short for anything but a rough guess, which must be right all the same.
+        (Scheme::Auto, 20),
+    ] {
+        check_scheme(scheme, tune, "gaussian", &gaussian(10, 0.8), &gaussian_functionals(), 1000);
+    }
+}
+
 #[test]
 fn correlated_gaussian_with_a_fixed_metric() {
     // A metric that fits badly and long steps, so that energy errors are large and selection and rejection matter.
-    let target = gaussian(10, 0.8);
-    let inv_mass = target.sd.iter().enumerate().map(|(i, s)| s * s * [0.5, 2.0][i % 2]).collect::<Vec<_>>();
+    let sd = gaussian(10, 0.8).sd;
+    let inv_mass = sd.iter().enumerate().map(|(i, s)| s * s * [0.5, 2.0][i % 2]).collect::<Vec<_>>();
     for (step, max_depth) in [(0.5, 10), (0.6, 10), (0.5, 3)] {
-        let name = format!("gaussian, step {step}, depth {max_depth}");
-        check(&name, &gaussian_functionals(), |seed| {
-            let kernel = Kernel { seed, inv_mass: inv_mass.clone(), step, max_depth };
-            let starts: Vec<Vec<f64>> = (0..2).map(|chain| target.point(normals(seed, chain, 10))).collect();
-            finish(&mut kernel.block(&target, &starts, 1500), 10).into_iter().map(|d| d.x).collect()
-        });
+        check_gaussian_with(&diagonal(&inv_mass), step, max_depth);
+    }
+}
+
+#[test]
+fn correlated_gaussian_with_a_fixed_coupled_metric() {
+    let target = gaussian(10, 0.8);
+    let fitting = |rank| {
+        let (values, vectors) =
+            principal(10, rank, |i, j| target.covariance(i, j) / (target.sd[i] * target.sd[j]));
+        Metric { stds: target.sd.clone(), values, vectors, center: Vec::new() }
+    };
+    // Some directions of the covariance, nearly all and all of them; and metrics that know nothing of it.
+    let unfit = |rank| {
+        let other = coupled(10, rank, 7);
+        let values = other.values.iter().map(|v| v.powf(0.4)).collect();
+        Metric { stds: target.sd.clone(), values, center: Vec::new(), ..other }
+    };
+    for (metric, step) in
+        [(fitting(2), 0.6), (fitting(10), 1.2), (fitting(9), 1.1), (unfit(3), 0.35), (unfit(10), 0.3)]
+    {
+        assert!(metric.is_usable());
+        check_gaussian_with(&metric, step, 10);
     }
 }
 
@@ -326,12 +395,23 @@ fn check_transforms(what: &str, draws: &[Vec<f64>], transforms: &[Transform]) {
 fn transitions_keep_a_gaussian() {
     let target = gaussian(4, 0.6);
     let inv_mass: Vec<f64> = target.sd.iter().zip([2.0, 1.0, 0.4, 1.0]).map(|(s, f)| s * s * f).collect();
-    for (step, max_depth) in [(0.3, 10), (0.8, 10), (1.1, 10), (0.7, 1), (0.4, 2)] {
-        let kernel = Kernel { seed: 5, inv_mass: inv_mass.clone(), step, max_depth };
+    let plain = || diagonal(&inv_mass);
+    let unfit = |rank| Metric { stds: target.sd.clone(), center: Vec::new(), ..coupled(4, rank, 1) };
+    for (metric, step, max_depth) in [
+        (plain(), 0.3, 10),
+        (plain(), 0.8, 10),
+        (plain(), 1.1, 10),
+        (plain(), 0.7, 1),
+        (plain(), 0.4, 2),
+        (unfit(1), 0.4, 10),
+        (unfit(2), 0.4, 2),
+        (unfit(4), 0.4, 10),
+    ] {
+        let kernel = Kernel { seed: 5, metric, step, max_depth };
         let draws = moved(&target, &kernel, |i| target.point(normals(0, i, 4)), 40_000);
         let z = |x: &[f64]| target.whiten(x);
         check_transforms(
-            &format!("gaussian, step {step}, depth {max_depth}"),
+            &format!("gaussian, rank {}, step {step}, depth {max_depth}", kernel.metric.rank()),
             &draws,
             &[
                 ("x0", &|x| normal_cdf(z(x)[0])),
@@ -361,11 +441,22 @@ fn transitions_keep_a_logistic_distribution() {
         scale.iter().map(|s| s * quantile()).collect::<Vec<f64>>()
     };
     let cdf = |x: f64| 1.0 / (1.0 + (-x).exp());
-    for (step, max_depth) in [(0.5, 10), (2.0, 10), (3.0, 10), (1.5, 1), (0.7, 2)] {
-        let kernel = Kernel { seed: 77, inv_mass: vec![1.0, 0.1, 10.0], step, max_depth };
+    let plain = || diagonal(&[1.0, 0.1, 10.0]);
+    let unfit = |rank| Metric { stds: scale.clone(), center: Vec::new(), ..coupled(3, rank, 1) };
+    for (metric, step, max_depth) in [
+        (plain(), 0.5, 10),
+        (plain(), 2.0, 10),
+        (plain(), 3.0, 10),
+        (plain(), 1.5, 1),
+        (plain(), 0.7, 2),
+        (unfit(1), 1.0, 10),
+        (unfit(3), 1.0, 10),
+        (unfit(2), 0.5, 2),
+    ] {
+        let kernel = Kernel { seed: 77, metric, step, max_depth };
         let draws = moved(&target, &kernel, exact, 40_000);
         check_transforms(
-            &format!("logistic, step {step}, depth {max_depth}"),
+            &format!("logistic, rank {}, step {step}, depth {max_depth}", kernel.metric.rank()),
             &draws,
             &[
                 ("x0", &|x| cdf(x[0] / scale[0])),
@@ -384,11 +475,14 @@ fn transitions_keep_a_density_with_a_bound() {
         let mut random = uniforms(9, i);
         vec![-random().ln(), -random().ln()]
     };
-    for (step, max_depth) in [(0.3, 10), (1.0, 10), (0.5, 2)] {
-        let kernel = Kernel { seed: 11, inv_mass: vec![1.0, 2.0], step, max_depth };
+    let (plain, unfit) = (diagonal(&[1.0, 2.0]), Metric { center: Vec::new(), ..coupled(2, 1, 1) });
+    for (metric, step, max_depth) in
+        [(&plain, 0.3, 10), (&plain, 1.0, 10), (&plain, 0.5, 2), (&unfit, 0.3, 10)]
+    {
+        let kernel = Kernel { seed: 11, metric: metric.clone(), step, max_depth };
         let draws = moved(&target, &kernel, exact, 40_000);
         check_transforms(
-            &format!("exponential, step {step}, depth {max_depth}"),
+            &format!("exponential, rank {}, step {step}, depth {max_depth}", kernel.metric.rank()),
             &draws,
             &[
                 ("x0", &|x| 1.0 - (-x[0]).exp()),
@@ -422,7 +516,7 @@ fn simulation_based_calibration() {
         let truth = quantities(&[mu, 2.0 * s.ln()]);
         let settings =
             Settings { seed: 123, tune: 150, draws: (DRAWS * THINNING) as u64, ..Settings::default() };
-        let draws = positions(&target, &settings, simulation);
+        let draws = positions(&target, &settings, simulation..simulation + 1);
         for (k, ranks) in ranks.iter_mut().enumerate() {
             let below = |x: &&Vec<f64>| quantities(x)[k] < truth[k];
             ranks.push(draws.iter().step_by(THINNING).filter(below).count());
@@ -453,12 +547,12 @@ fn check_replay<D: HostDensity + Clone + 'static>(density: &D, kernel: &Kernel, 
         let mut x = start.clone();
         let mut jitter = Vec::new();
         for (number, draw) in own.iter().enumerate() {
-            let mut p = vec![0.0; dim];
+            let mut z = vec![0.0; dim];
             let key = Key { seed: kernel.seed, chain: chain as u32, draw: number as u32 };
-            fill_normal(key, Purpose::Momentum, &mut p);
-            p.iter_mut().zip(&kernel.inv_mass).for_each(|(p, m)| *p /= m.sqrt());
+            fill_normal(key, Purpose::Momentum, &mut z);
             let step = draw.stat("step_size");
-            let mut orbit = Orbit::new(density.clone(), &kernel.inv_mass, step, &x, &p);
+            let mut orbit =
+                Orbit::new(density.clone(), &kernel.metric, step, &x, &momentum(&kernel.metric, &z));
 
             let index = draw.stat("index_in_trajectory") as i64;
             let (there, momentum) = orbit.place(index);
@@ -524,10 +618,14 @@ fn trajectories_are_those_of_a_plain_implementation() {
         target.sd.iter().zip([2.0, 1.0, 0.4, 1.0, 0.5]).map(|(s, f)| s * s * f).collect();
     let starts: Vec<Vec<f64>> = (0..3).map(|i| target.point(normals(1, i, 5))).collect();
     for (step, max_depth) in [(0.6, 10), (0.15, 10), (0.9, 10), (0.1, 3)] {
-        let kernel = Kernel { seed: 42, inv_mass: inv_mass.clone(), step, max_depth };
+        let kernel = Kernel { seed: 42, metric: diagonal(&inv_mass), step, max_depth };
         assert_eq!(check_replay(&target, &kernel, &starts), 0.0);
     }
-    let kernel = Kernel { seed: 3, inv_mass: vec![1.0, 2.0], step: 0.2, max_depth: 10 };
+    let target = gaussian(9, 0.6);
+    let starts: Vec<Vec<f64>> = (0..2).map(|i| target.point(normals(1, i, 9))).collect();
+    let kernel = Kernel { seed: 42, metric: exact(9), step: 0.05, max_depth: 10 };
+    assert_eq!(check_replay(&target, &kernel, &starts), 0.0);
+    let kernel = Kernel { seed: 3, metric: diagonal(&[1.0, 2.0]), step: 0.2, max_depth: 10 };
     let diverging = check_replay(&Exponential { dim: 2 }, &kernel, &[vec![1.0, 0.5], vec![2.0, 3.0]]);
     assert!(diverging > 100.0, "{diverging} trajectories ran into the bound");
 }
@@ -547,7 +645,7 @@ fn a_turn_at_either_end_ends_a_trajectory() {
     ] {
         let stream = Stream::new(Key { seed: 1, chain: 0, draw: 0 }, Purpose::Trajectory);
         let mut nuts = Nuts::new(&settings, stream.clone());
-        nuts.begin(0, -1.0, 1.0, 0.1, stream);
+        nuts.begin(0, -1.0, 1.0, 0.1, None, stream);
         let mut batch = Batch::default();
         nuts.request(0, 0, &mut batch);
         assert_eq!(nuts.absorb(&Arrival { logp: -1.0, kinetic: 1.0, dots: &[dots] }), ends, "{dots:?}");
@@ -560,8 +658,8 @@ fn a_turn_at_either_end_ends_a_trajectory() {
 #[test]
 fn acceptance_statistics_are_what_they_are_called() {
     let target = gaussian(3, 0.3);
-    let inv_mass = target.sd.iter().map(|s| s * s).collect();
-    let kernel = Kernel { seed: 1, inv_mass, step: 1.2, max_depth: 1 };
+    let inv_mass: Vec<f64> = target.sd.iter().map(|s| s * s).collect();
+    let kernel = Kernel { seed: 1, metric: diagonal(&inv_mass), step: 1.2, max_depth: 1 };
     let starts = [target.point(normals(2, 0, 3))];
     let draws = finish(&mut kernel.block(&target, &starts, 2000), 3);
     let mut moved = 0.0;
@@ -592,7 +690,7 @@ fn diverging_and_deep_trajectories_are_marked() {
     let target = gaussian(3, 0.3);
     let inv_mass: Vec<f64> = target.sd.iter().map(|s| s * s).collect();
     let starts = [target.point(normals(2, 0, 3))];
-    let long = Kernel { seed: 1, inv_mass: inv_mass.clone(), step: 200.0, max_depth: 10 };
+    let long = Kernel { seed: 1, metric: diagonal(&inv_mass), step: 200.0, max_depth: 10 };
     for draw in finish(&mut long.block(&target, &starts, 50), 3) {
         assert_eq!((draw.stat("diverging"), draw.stat("n_steps")), (1.0, 1.0));
         assert_eq!((draw.stat("index_in_trajectory"), draw.stat("depth")), (0.0, 0.0));
@@ -600,13 +698,13 @@ fn diverging_and_deep_trajectories_are_marked() {
         assert!(draw.stat("max_energy_error") > 1000.0);
         assert_eq!(draw.x, starts[0]);
     }
-    let short = Kernel { seed: 1, inv_mass, step: 0.01, max_depth: 4 };
+    let short = Kernel { seed: 1, metric: diagonal(&inv_mass), step: 0.01, max_depth: 4 };
     for draw in finish(&mut short.block(&target, &starts, 50), 3) {
         assert_eq!((draw.stat("diverging"), draw.stat("n_steps")), (0.0, 15.0));
         assert_eq!((draw.stat("maxdepth_reached"), draw.stat("depth")), (1.0, 4.0));
     }
     // At a bound the error has no size.
-    let kernel = Kernel { seed: 1, inv_mass: vec![1.0], step: 1.0, max_depth: 10 };
+    let kernel = Kernel { seed: 1, metric: diagonal(&[1.0]), step: 1.0, max_depth: 10 };
     let draws = finish(&mut kernel.block(&Exponential { dim: 1 }, &[vec![1.0]], 200), 1);
     assert!(draws.iter().any(|d| d.stat("diverging") == 1.0));
     for draw in &draws {
@@ -623,7 +721,7 @@ fn warm_up_finds_step_size_and_metric() {
     let mut accept = Vec::new();
     let mut inv_mass = vec![0.0; dim];
     for seed in 0..SEEDS {
-        let settings = Settings { seed, tune: 400, draws: 400, ..Settings::default() };
+        let settings = Settings { seed, tune: 400, draws: 400, adapt: diag(), ..Settings::default() };
         let mut block = new_block(&target, &settings, 0);
         let draws = finish(&mut block, dim);
         assert!(draws.iter().enumerate().all(|(i, d)| d.tuning == (i < 400)));
@@ -643,10 +741,9 @@ fn warm_up_finds_step_size_and_metric() {
         assert!((0.65..0.95).contains(&symmetric), "mean symmetric acceptance {symmetric}");
         accept.push(symmetric);
         let state = block.save(0).unwrap().expect("a state, since the chain is done");
-        let [inverse, mass_sqrt] = &state.metric;
-        for ((sum, inverse), mass_sqrt) in inv_mass.iter_mut().zip(inverse).zip(mass_sqrt) {
+        for ((sum, inverse), std) in inv_mass.iter_mut().zip(&state.inv_mass).zip(&state.metric.stds) {
             *sum += inverse.ln() / SEEDS as f64;
-            assert_close("mass", mass_sqrt * mass_sqrt * inverse, 1.0);
+            assert_close("scale", std * std / inverse, 1.0);
         }
     }
     let mean = accept.iter().sum::<f64>() / SEEDS as f64;
@@ -668,7 +765,7 @@ fn warm_up_finds_step_size_and_metric() {
 #[test]
 fn step_sizes_follow_dual_averaging() {
     let target = gaussian(4, 0.6);
-    let mut settings = Settings { seed: 8, tune: 400, draws: 3, ..Settings::default() };
+    let mut settings = Settings { seed: 8, tune: 400, draws: 3, adapt: diag(), ..Settings::default() };
     settings.adapt.step_size_jitter = 0.0;
     let draws = finish(&mut new_block(&target, &settings, 0), 4);
     let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
@@ -710,7 +807,7 @@ fn only_draws_that_moved_are_collected() {
     let (mut collected, mut passed_over) = (0, 0);
     for seed in 0..20 {
         // Too short for a window to end, so that nothing is forgotten; the final part is three draws.
-        let settings = Settings { seed, tune: 20, draws: 0, ..Settings::default() };
+        let settings = Settings { seed, tune: 20, draws: 0, adapt: diag(), ..Settings::default() };
         let mut block = new_block(&Exponential { dim: 2 }, &settings, 0);
         let draws = finish(&mut block, 2);
         let usable = |d: &&Draw| {
@@ -719,7 +816,7 @@ fn only_draws_that_moved_are_collected() {
         };
         let moved = draws[..17].iter().filter(usable).count() as u64;
         let state = block.save(0).unwrap().expect("a state, since the chain is done");
-        assert_eq!(state.estimator.counts, [0, 1 + moved], "seed {seed}");
+        assert_eq!(state.moments.counts, [0, 1 + moved], "seed {seed}");
         collected += moved;
         passed_over += 17 - moved;
     }
@@ -751,7 +848,7 @@ fn metric_is_the_ratio_of_the_variances() {
     let dim = 11;
     let mut dev = Cpu::new();
     let phase = Phase::alloc(&mut dev, 1, dim).unwrap();
-    let metric = Metric::alloc_diag(&mut dev, 1, dim).unwrap();
+    let metrics = dev.alloc_metrics(1, dim).unwrap();
     let moments = Moments::alloc(&mut dev, 2, dim).unwrap();
     for sizes in [[7u64, 30], [0, 12], [12, 0], [1, 3]] {
         let mut points = Vec::new();
@@ -770,9 +867,10 @@ fn metric_is_the_ratio_of_the_variances() {
                 points.push((x, g));
             }
         }
-        dev.fit_fisher_diag(&metric, 0, &moments, samples).unwrap();
-        let mut inv_mass = vec![0.0; dim];
-        dev.read(Row { buf: metric.bufs()[0], index: 0 }, &mut inv_mass).unwrap();
+        dev.fit_fisher_diag(&metrics, 0, &moments, samples).unwrap();
+        let [mut inv_mass, mut mass_sqrt] = [vec![0.0; dim], vec![0.0; dim]];
+        dev.read(Row { buf: metrics.inv_mass, index: 0 }, &mut inv_mass).unwrap();
+        dev.read(Row { buf: metrics.mass_sqrt, index: 0 }, &mut mass_sqrt).unwrap();
         let variance = |value: &dyn Fn(usize) -> f64| {
             let n = points.len();
             let mean = (0..n).map(value).sum::<f64>() / n as f64;
@@ -781,6 +879,7 @@ fn metric_is_the_ratio_of_the_variances() {
         for (i, inv_mass) in inv_mass.into_iter().enumerate() {
             let ratio = variance(&|k| points[k].0[i]) / variance(&|k| points[k].1[i]);
             assert_close("inverse mass", inv_mass, ratio.sqrt());
+            assert_close("mass", mass_sqrt[i] * mass_sqrt[i] * inv_mass, 1.0);
         }
     }
 }

@@ -18,6 +18,7 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run::sample, m)?)?;
     m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;
     m.add_function(wrap_pyfunction!(density::benchmark_logp, m)?)?;
+    m.add_function(wrap_pyfunction!(tables::adaptations, m)?)?;
     m.add_function(wrap_pyfunction!(tables::settings, m)?)?;
     m.add_function(wrap_pyfunction!(tables::statistics, m)?)?;
     Ok(())

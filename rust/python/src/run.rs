@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyReadonlyArray2};
+use numpy::{IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, ToPyArray};
+use nutpie_core::adapt::pool::Check;
+use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::density::{Density, OnHost};
 use nutpie_core::error::Error;
-use nutpie_core::run::{Control as CoreControl, Output, Run};
+use nutpie_core::metric::Metric;
+use nutpie_core::run::{ChainReport, Control as CoreControl, Output, Run};
 use nutpie_core::settings::{Settings, Value};
 use nutpie_core::trace::{ChainTrace, Keep};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt};
+use pyo3::types::{PyBool, PyDict, PyInt};
 
 use crate::density::{PyDensity, to_python};
 
@@ -62,6 +65,7 @@ impl Control {
                 let d = PyDict::new(py);
                 d.set_item("started", p.started)?;
                 d.set_item("tuning", p.tuning)?;
+                d.set_item("tune", p.tune)?;
                 d.set_item("finished_draws", p.finished_draws)?;
                 d.set_item("divergences", p.divergences)?;
                 d.set_item("divergent_draws", p.divergent_draws)?;
@@ -108,11 +112,15 @@ fn keep_from(options: &Bound<'_, PyDict>) -> PyResult<Keep> {
     Ok(keep)
 }
 
-fn settings_from(options: &Bound<'_, PyDict>, seed: u64, tune: u64, draws: u64) -> PyResult<Settings> {
-    let mut settings = Settings { seed, tune, draws, ..Settings::default() };
+fn settings_from(adaptation: &str, options: &Bound<'_, PyDict>) -> PyResult<Settings> {
+    let scheme = Scheme::from_name(adaptation)
+        .ok_or_else(|| PyValueError::new_err(format!("there is no adaptation {adaptation:?}")))?;
+    let mut settings = Settings { adapt: AdaptSettings::new(scheme), ..Settings::default() };
     for (name, value) in options {
         let name: String = name.extract()?;
-        let value = if value.is_instance_of::<PyInt>() {
+        let value = if value.is_instance_of::<PyBool>() {
+            Value::Bool(value.extract()?)
+        } else if value.is_instance_of::<PyInt>() {
             Value::Int(value.extract()?)
         } else {
             Value::Float(value.extract()?)
@@ -120,6 +128,59 @@ fn settings_from(options: &Bound<'_, PyDict>, seed: u64, tune: u64, draws: u64) 
         settings.set(&name, value).map_err(error_to_python)?;
     }
     Ok(settings)
+}
+
+/// Scales, eigenvalues, eigenvectors (one row each) and centre of an inverse mass matrix.
+type Matrix<'py> = (
+    PyReadonlyArray1<'py, f64>,
+    PyReadonlyArray1<'py, f64>,
+    PyReadonlyArray2<'py, f64>,
+    PyReadonlyArray1<'py, f64>,
+);
+
+fn metric_from((stds, values, vectors, center): &Matrix<'_>, dim: usize) -> PyResult<Arc<Metric>> {
+    let metric = Metric {
+        stds: stds.as_array().to_vec(),
+        values: values.as_array().to_vec(),
+        vectors: vectors.as_array().iter().copied().collect(),
+        center: center.as_array().to_vec(),
+    };
+    if metric.dim() != dim || metric.center.len() != dim || !metric.is_usable() {
+        return Err(PyValueError::new_err(format!("the metric does not fit a model of {dim} parameters")));
+    }
+    Ok(Arc::new(metric))
+}
+
+fn metric_to_python<'py>(py: Python<'py>, metric: Metric) -> PyResult<Bound<'py, PyDict>> {
+    let d = PyDict::new(py);
+    let shape = [metric.rank(), metric.dim()];
+    d.set_item("stds", metric.stds.into_pyarray(py))?;
+    d.set_item("values", metric.values.into_pyarray(py))?;
+    d.set_item("vectors", metric.vectors.into_pyarray(py).reshape(shape)?)?;
+    d.set_item("center", metric.center.into_pyarray(py))?;
+    Ok(d)
+}
+
+fn checks_to_python(checks: &[Check]) -> Vec<(u64, f64, bool)> {
+    checks.iter().map(|check| (check.draws, check.top_eigenvalue, check.extended)).collect()
+}
+
+/// What is known of the warm-up of a chain.
+fn report_to_python(py: Python<'_>, report: ChainReport) -> PyResult<Bound<'_, PyDict>> {
+    let d = PyDict::new(py);
+    d.set_item("tune", report.tune)?;
+    d.set_item("gradients", report.gradients)?;
+    d.set_item("lagging", report.lagging)?;
+    d.set_item("shares", report.shares)?;
+    d.set_item("fits", (report.fits.done, report.fits.rejected, report.fits.skipped))?;
+    d.set_item("checks", checks_to_python(&report.checks))?;
+    let changes = report.changes.iter().map(|change| {
+        let (stds, values) = (change.stds.to_pyarray(py), change.values.to_pyarray(py));
+        (change.draw, change.reason.name(), change.points, stds, values)
+    });
+    d.set_item("changes", changes.collect::<Vec<_>>())?;
+    d.set_item("metric", metric_to_python(py, report.metric)?)?;
+    Ok(d)
 }
 
 fn error_to_python(error: Error) -> PyErr {
@@ -131,9 +192,15 @@ fn error_to_python(error: Error) -> PyErr {
     }
 }
 
-/// Sample. Returns a dict for each chain, and the exception that ended the run if one did.
+/// What a run leaves behind.
+type Sampled<'py> = (Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>);
+
+/// Sample. Returns a dict for each chain, one of what they shared in the warm-up, and the exception that ended the run if
+/// one did.
 #[pyfunction]
-#[pyo3(signature = (control, address, user_data, starts, options, *, seed, tune, draws, keep, cores))]
+#[pyo3(signature = (
+    control, address, user_data, starts, options, *, adaptation, seed, tune, extend, draws, keep, cores, metrics
+))]
 #[allow(clippy::too_many_arguments)]
 pub fn sample<'py>(
     py: Python<'py>,
@@ -142,13 +209,17 @@ pub fn sample<'py>(
     user_data: usize,
     starts: PyReadonlyArray2<'py, f64>,
     options: &Bound<'py, PyDict>,
+    adaptation: &str,
     seed: u64,
     tune: u64,
+    extend: bool,
     draws: u64,
     keep: &Bound<'py, PyDict>,
     cores: usize,
-) -> PyResult<(Vec<Bound<'py, PyDict>>, Option<PyErr>)> {
-    let settings = settings_from(options, seed, tune, draws)?;
+    metrics: Vec<Option<Matrix<'py>>>,
+) -> PyResult<Sampled<'py>> {
+    let mut settings = Settings { seed, tune, draws, ..settings_from(adaptation, options)? };
+    settings.adapt.extend = extend;
     let keep = keep_from(keep)?;
     let starts: Vec<Vec<f64>> = starts.as_array().rows().into_iter().map(|row| row.to_vec()).collect();
     if starts.len() != control.inner.progress().len() {
@@ -156,11 +227,16 @@ pub fn sample<'py>(
     }
     let dim = starts.first().map_or(0, Vec::len);
     let density = PyDensity::new(address, user_data, dim)?;
+    let metrics: Vec<Option<Arc<Metric>>> = metrics
+        .iter()
+        .map(|matrix| matrix.as_ref().map(|matrix| metric_from(matrix, dim)).transpose())
+        .collect::<PyResult<_>>()?;
     let inner = control.inner.clone();
     let output: Output = py.detach(|| {
         Run {
             settings: &settings,
             starts: &starts,
+            metrics: &metrics,
             keep,
             cores,
             density: &|| Box::new(OnHost::new(density)) as Box<dyn Density>,
@@ -170,10 +246,16 @@ pub fn sample<'py>(
         }
         .execute(&inner)
     });
-    let chains = output.chains.into_iter().zip(output.n_gradients).map(|(trace, n_gradients)| {
+    let pooled = PyDict::new(py);
+    pooled.set_item("checks", checks_to_python(output.pool.checks()))?;
+    let fits = output.pool.group().map(|group| group.counts()).unwrap_or_default();
+    pooled.set_item("fits", (fits.done, fits.rejected, fits.skipped))?;
+    let chains = output.chains.into_iter().zip(output.n_gradients).zip(output.reports);
+    let chains = chains.map(|((trace, n_gradients), report)| {
         let chain = trace_to_python(py, trace)?;
         chain.set_item("n_gradients", n_gradients)?;
+        chain.set_item("warmup_report", report_to_python(py, report)?)?;
         Ok(chain)
     });
-    Ok((chains.collect::<PyResult<_>>()?, output.error.map(error_to_python)))
+    Ok((chains.collect::<PyResult<_>>()?, pooled, output.error.map(error_to_python)))
 }

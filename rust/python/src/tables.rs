@@ -1,5 +1,6 @@
 //! The declarations of settings and statistics, for the Python layer to build keywords and schemas from.
 
+use nutpie_core::adapt::Scheme;
 use nutpie_core::chain;
 use nutpie_core::settings::{Settings, Value};
 use nutpie_core::trace::Kind;
@@ -16,10 +17,17 @@ pub fn settings(py: Python<'_>) -> PyResult<Vec<Declared>> {
             let default = match s.default {
                 Value::Float(v) => v.into_py_any(py)?,
                 Value::Int(v) => v.into_py_any(py)?,
+                Value::Bool(v) => v.into_py_any(py)?,
             };
             Ok((s.name, default, s.min, s.max, s.doc))
         })
         .collect()
+}
+
+/// (name, warm-up draws where the user gives no number, documentation) of each way to adapt.
+#[pyfunction]
+pub fn adaptations() -> Vec<(&'static str, u64, &'static str)> {
+    Scheme::ALL.iter().map(|info| (info.name, info.tune, info.doc)).collect()
 }
 
 /// (name, numpy dtype, documentation) of each statistic.

@@ -1,115 +1,238 @@
 //! Warm-up: step size, metric and the schedule that ties them together.
+//!
+//! Each scheme is a file: [`windowed`] and [`stan`] for chains by themselves, [`pool`] with [`member`] and [`group`] for
+//! chains that share what they know.
 
-mod diag;
+pub mod descent;
+pub mod group;
+pub mod member;
+pub mod pool;
+mod recycle;
+pub mod settings;
+pub mod stan;
 pub mod step_size;
+pub mod windowed;
 pub mod windows;
 
-pub use diag::DiagAdaptation;
+pub use recycle::Reservoir;
+pub use settings::{AdaptSettings, Scheme};
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Configure, Field, Setting, Value};
+use crate::device::{Device, Metrics, Phase};
+use crate::error::Result;
+use crate::estimator::fisher_diag::FisherDiag;
+use crate::metric::Metric;
+use member::Member;
+use stan::Stan;
+use step_size::DualAverage;
+use windowed::Windowed;
 
-/// Settings of the adaptation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdaptSettings {
-    /// Mean acceptance statistic that the step size aims at.
-    pub target_accept: f64,
-    /// First guess of the step size.
-    pub initial_step: f64,
-    /// Largest step size.
-    pub max_step_size: f64,
-    /// Half-width of the relative jitter of the step size.
-    pub step_size_jitter: f64,
-    /// Length of a window in the early phase.
-    pub early_window: u64,
-    /// Length of the first window of the main phase.
-    pub window: u64,
-    /// Factor by which windows of the main phase grow.
-    pub window_growth: f64,
-    /// Share of the warm-up that is the early phase.
-    pub early_fraction: f64,
-    /// Share of the warm-up, at its end, in which only the step size adapts.
-    pub final_fraction: f64,
+/// A divergent trajectory is used only if it got further than this many steps: others say more about a bad step size than
+/// about the target.
+const MIN_STEPS_OF_DIVERGENT: u64 = 4;
+
+/// A warm-up draw of a chain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Draw<'a> {
+    /// Its index.
+    pub index: u64,
+    /// Its log density.
+    pub logp: f64,
+    /// Acceptance statistics of its trajectory, the plain and the symmetric one.
+    pub accept: [f64; 2],
+    /// Leapfrog steps of its trajectory.
+    pub n_steps: u64,
+    /// Steps from the start of the trajectory to the draw.
+    pub distance: u64,
+    /// Whether its trajectory diverged.
+    pub diverging: bool,
+    /// Position and gradient of the draw, where the adaptation wants them.
+    pub point: Option<[&'a [f64]; 2]>,
+    /// Position and gradient of another point of the trajectory.
+    pub recycled: Option<[&'a [f64]; 2]>,
 }
 
-impl Default for AdaptSettings {
-    fn default() -> Self {
-        AdaptSettings {
-            target_accept: 0.8,
-            initial_step: 0.1,
-            max_step_size: std::f64::consts::PI,
-            step_size_jitter: 0.1,
-            early_window: 10,
-            window: 80,
-            window_growth: 1.5,
-            early_fraction: 0.3,
-            final_fraction: 0.15,
+/// What an adaptation may look at after a warm-up draw.
+pub struct Seen<'a> {
+    /// The draw.
+    pub draw: Draw<'a>,
+    /// The device.
+    pub dev: &'a mut dyn Device,
+    /// The metrics of the device.
+    pub metrics: &'a Metrics,
+    /// Points of the device.
+    pub phase: &'a Phase,
+    /// Row of the draw there.
+    pub row: usize,
+    /// Moments of the chain's draws and gradients, for those who want them.
+    pub moments: &'a mut FisherDiag,
+}
+
+/// How the warm-up of a chain goes about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Adaptation {
+    /// By itself, in foreground and background windows.
+    Windowed(Windowed),
+    /// By itself, in Stan's windows.
+    Stan(Stan),
+    /// The step size only.
+    Fixed(StepOnly),
+    /// Together with others.
+    Pooled(Box<Member>),
+}
+
+/// A warm-up that leaves the metric alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepOnly {
+    settings: AdaptSettings,
+    step: DualAverage,
+    search_pending: bool,
+}
+
+impl Adaptation {
+    /// For a chain of `dim` parameters, one of `chains` of its pool.
+    pub fn new(tune: u64, chains: usize, dim: usize, settings: &AdaptSettings) -> Self {
+        match settings.scheme {
+            Scheme::Auto | Scheme::LowRank | Scheme::Dense => {
+                Adaptation::Pooled(Box::new(Member::new(tune, chains, dim, settings)))
+            }
+            Scheme::Diag | Scheme::DrawDiag | Scheme::LowRankWindows => {
+                Adaptation::Windowed(Windowed::new(tune, dim, settings))
+            }
+            Scheme::Stan | Scheme::StanDense => Adaptation::Stan(Stan::new(tune, dim, settings)),
+            Scheme::Fixed => Adaptation::Fixed(StepOnly {
+                settings: settings.clone(),
+                step: DualAverage::new(settings.initial_step),
+                search_pending: true,
+            }),
         }
     }
-}
 
-const fn float(name: &'static str, default: f64, min: f64, max: f64, doc: &'static str) -> Setting {
-    Setting { name, default: Value::Float(default), min, max, doc }
-}
+    /// The settings.
+    pub fn settings(&self) -> &AdaptSettings {
+        match self {
+            Adaptation::Windowed(a) => &a.settings,
+            Adaptation::Stan(a) => &a.settings,
+            Adaptation::Fixed(a) => &a.settings,
+            Adaptation::Pooled(a) => a.settings(),
+        }
+    }
 
-const fn draws(name: &'static str, default: u64, doc: &'static str) -> Setting {
-    Setting { name, default: Value::Int(default), min: 1.0, max: 1e15, doc }
-}
+    fn step(&self) -> &DualAverage {
+        match self {
+            Adaptation::Windowed(a) => &a.step,
+            Adaptation::Stan(a) => &a.step,
+            Adaptation::Fixed(a) => &a.step,
+            Adaptation::Pooled(a) => a.step(),
+        }
+    }
 
-impl Configure for AdaptSettings {
-    const SETTINGS: &'static [Setting] = &[
-        float(
-            "target_accept",
-            0.8,
-            0.01,
-            0.999,
-            "Mean acceptance statistic that the step size is adapted to; closer to 1 gives smaller steps.",
-        ),
-        float(
-            "initial_step",
-            0.1,
-            1e-10,
-            1e5,
-            "Step size from which the search for a first step size starts.",
-        ),
-        float("max_step_size", std::f64::consts::PI, 1e-10, 1e10, "Largest step size."),
-        float(
-            "step_size_jitter",
-            0.1,
-            0.0,
-            0.99,
-            "The step size of a draw is uniform within this relative distance of the adapted one.",
-        ),
-        draws(
-            "early_window_switch_freq",
-            10,
-            "Draws between changes of the estimation window early in warm-up.",
-        ),
-        draws("window_switch_freq", 80, "Draws in the first estimation window after the early phase."),
-        float("window_growth", 1.5, 1.0, 100.0, "Factor by which later estimation windows grow."),
-        float("early_fraction", 0.3, 0.0, 1.0, "Share of the warm-up that is its early phase."),
-        float(
-            "final_fraction",
-            0.15,
-            0.0,
-            1.0,
-            "Share of the warm-up, at its end, that adapts the step size only.",
-        ),
-    ];
+    /// The step size of a draw; `uniform` in [0, 1) gives the jitter.
+    pub fn step_size(&self, tuning: bool, uniform: f64) -> f64 {
+        let step = if tuning { self.step().current() } else { self.step().average() };
+        step * (1.0 + self.settings().step_size_jitter * (2.0 * uniform - 1.0))
+    }
 
-    fn field(&mut self, name: &str) -> Option<Field<'_>> {
-        Some(match name {
-            "target_accept" => Field::Float(&mut self.target_accept),
-            "initial_step" => Field::Float(&mut self.initial_step),
-            "max_step_size" => Field::Float(&mut self.max_step_size),
-            "step_size_jitter" => Field::Float(&mut self.step_size_jitter),
-            "early_window_switch_freq" => Field::Int(&mut self.early_window),
-            "window_switch_freq" => Field::Int(&mut self.window),
-            "window_growth" => Field::Float(&mut self.window_growth),
-            "early_fraction" => Field::Float(&mut self.early_fraction),
-            "final_fraction" => Field::Float(&mut self.final_fraction),
-            _ => return None,
-        })
+    /// The averaged step size so far.
+    pub fn step_size_bar(&self) -> f64 {
+        self.step().average()
+    }
+
+    /// Whether a step size is to be searched before the next draw, and from where.
+    pub fn search_from(&self) -> Option<f64> {
+        let (pending, from) = match self {
+            Adaptation::Windowed(a) => (a.search_pending, a.settings.initial_step),
+            Adaptation::Stan(a) => (a.search_pending, a.step.current()),
+            Adaptation::Fixed(a) => (a.search_pending, a.settings.initial_step),
+            Adaptation::Pooled(a) => (a.search_pending(), a.settings().initial_step),
+        };
+        pending.then_some(from)
+    }
+
+    /// A search found a step size.
+    pub fn found_step(&mut self, found: f64) {
+        let (step, pending) = match self {
+            Adaptation::Windowed(a) => (&mut a.step, &mut a.search_pending),
+            Adaptation::Stan(a) => (&mut a.step, &mut a.search_pending),
+            Adaptation::Fixed(a) => (&mut a.step, &mut a.search_pending),
+            Adaptation::Pooled(a) => a.step_to_search(),
+        };
+        *step = DualAverage::new(found);
+        *pending = false;
+    }
+
+    /// Largest number of doublings of a warm-up draw, if there is a limit besides the kernel's.
+    pub fn max_depth(&self, draw: u64) -> Option<u32> {
+        self.member().and_then(|member| member.max_depth(draw))
+    }
+
+    /// Whether it wants position and gradient of a draw on the host.
+    pub fn wants_point(&self, draw: u64) -> bool {
+        match self {
+            Adaptation::Windowed(a) => a.wants_points(),
+            Adaptation::Stan(a) => a.wants_points(draw),
+            Adaptation::Fixed(_) => false,
+            Adaptation::Pooled(_) => true,
+        }
+    }
+
+    /// Whether it wants another point of a draw's trajectory.
+    pub fn recycles(&self, draw: u64) -> bool {
+        self.member().is_some_and(|member| member.collects(draw))
+    }
+
+    /// The first point of the chain, and the first metric.
+    pub fn start(&mut self, seen: Seen<'_>, metric: Arc<Metric>) -> Result<()> {
+        match self {
+            Adaptation::Windowed(a) => a.start(seen, metric),
+            Adaptation::Pooled(a) => {
+                a.start(&seen.draw, metric);
+                Ok(())
+            }
+            Adaptation::Stan(_) | Adaptation::Fixed(_) => Ok(()),
+        }
+    }
+
+    /// How often it has changed the metric in place.
+    pub fn changes_in_place(&self) -> u64 {
+        match self {
+            Adaptation::Windowed(a) => a.changes_in_place(),
+            _ => 0,
+        }
+    }
+
+    /// Take in a warm-up draw. Returns a new metric, unless it is already in place.
+    pub fn observe(&mut self, seen: Seen<'_>) -> Result<Option<Arc<Metric>>> {
+        match self {
+            Adaptation::Windowed(a) => a.observe(seen),
+            Adaptation::Stan(a) => Ok(a.observe(&seen.draw)),
+            Adaptation::Fixed(a) => {
+                a.step.update(seen.draw.accept[0], &a.settings);
+                Ok(None)
+            }
+            Adaptation::Pooled(a) => {
+                a.observe(&seen.draw);
+                Ok(a.take_metric())
+            }
+        }
+    }
+
+    /// What the chain shares with others, if it does.
+    pub fn member(&self) -> Option<&Member> {
+        match self {
+            Adaptation::Pooled(member) => Some(member),
+            _ => None,
+        }
+    }
+
+    /// What the chain shares with others, if it does.
+    pub fn member_mut(&mut self) -> Option<&mut Member> {
+        match self {
+            Adaptation::Pooled(member) => Some(member),
+            _ => None,
+        }
     }
 }

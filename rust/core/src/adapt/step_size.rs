@@ -22,9 +22,18 @@ pub struct DualAverage {
 }
 
 impl DualAverage {
-    /// Begin at a step size.
+    /// Begin at a step size that is only a guess.
     pub fn new(step: f64) -> Self {
-        DualAverage { mu: (10.0 * step).ln(), h: 0.0, log_step: step.ln(), log_step_bar: step.ln(), count: 0 }
+        Self::towards(10.0 * step, step)
+    }
+
+    /// Begin at a step size that other chains have found good, so that large steps are not tried first: mu = log(2 e_0).
+    pub fn near(step: f64) -> Self {
+        Self::towards(2.0 * step, step)
+    }
+
+    fn towards(target: f64, step: f64) -> Self {
+        DualAverage { mu: target.ln(), h: 0.0, log_step: step.ln(), log_step_bar: step.ln(), count: 0 }
     }
 
     /// Take in the acceptance statistic of a draw.

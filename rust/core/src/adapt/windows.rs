@@ -7,7 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AdaptSettings;
+use super::settings::AdaptSettings;
+
+/// Most draws of the early and of the final part where chains pool what they know. A longer warm-up gives more to the
+/// windows between.
+const MOST_OF_POOLED: (u64, u64) = (45, 50);
 
 /// The state of the schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,11 +36,28 @@ impl Windows {
     /// The schedule of `tune` warm-up draws.
     pub fn new(tune: u64, settings: &AdaptSettings) -> Self {
         let share = |fraction: f64| (fraction * tune as f64).floor() as u64;
+        let (most_early, most_final) =
+            if settings.scheme.is_pooled() { MOST_OF_POOLED } else { (u64::MAX, u64::MAX) };
         Windows {
-            early_end: share(settings.early_fraction),
-            final_start: tune - share(settings.final_fraction).min(tune),
+            early_end: share(settings.early_fraction).min(most_early),
+            final_start: tune - share(settings.final_fraction).min(tune).min(most_final),
             window: settings.window,
         }
+    }
+
+    /// The first draw after the early phase.
+    pub fn early_end(&self) -> u64 {
+        self.early_end
+    }
+
+    /// The first draw of the final part.
+    pub fn final_start(&self) -> u64 {
+        self.final_start
+    }
+
+    /// The warm-up is longer than was planned.
+    pub fn extend(&mut self, draws: u64) {
+        self.final_start += draws;
     }
 
     /// Plan for draw `draw` of the warm-up. `background` is the number of points in the background sample, and `usable`
@@ -68,9 +89,10 @@ impl Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::Scheme;
 
     fn switches(tune: u64) -> Vec<u64> {
-        let settings = AdaptSettings::default();
+        let settings = AdaptSettings::new(Scheme::Diag);
         let mut windows = Windows::new(tune, &settings);
         let mut background = 1;
         let mut at = Vec::new();
@@ -96,6 +118,21 @@ mod tests {
     }
 
     #[test]
+    fn pooled_warm_ups_have_short_windows() {
+        let settings = AdaptSettings::default();
+        let bounds = |tune| {
+            let windows = Windows::new(tune, &settings);
+            (windows.early_end(), windows.final_start())
+        };
+        assert_eq!(bounds(150), (45, 128));
+        assert_eq!(bounds(1000), (45, 950));
+        assert_eq!(bounds(20), (6, 17));
+        let mut windows = Windows::new(150, &settings);
+        windows.extend(100);
+        assert_eq!(windows.final_start(), 228);
+    }
+
+    #[test]
     fn short_schedules_have_no_room_for_windows() {
         assert_eq!(switches(0), []);
         assert_eq!(switches(20), []);
@@ -104,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_final_part_leaves_the_metric_alone() {
-        let settings = AdaptSettings::default();
+        let settings = AdaptSettings::new(Scheme::Diag);
         let mut windows = Windows::new(100, &settings);
         for draw in 85..100 {
             let plan = windows.plan(draw, 500, true, &settings);
@@ -114,7 +151,7 @@ mod tests {
 
     #[test]
     fn unusable_draws_do_not_fill_a_window() {
-        let settings = AdaptSettings::default();
+        let settings = AdaptSettings::new(Scheme::Diag);
         let mut windows = Windows::new(400, &settings);
         let plan = windows.plan(50, 9, false, &settings);
         assert_eq!(plan, Plan { collect: false, switch: false, late: false });

@@ -1,124 +1,26 @@
-//! The CPU device: each phase is one vectorised pass, by one thread.
+//! The CPU device: each phase is one vectorised pass, by one thread; a metric that couples parameters adds two.
 
-use std::cell::Cell;
-use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Buf, Device, Dots, Leaf, Metric, Moments, Phase, Refresh, Row, Sample, Span, Step, ops};
+use super::along::Along;
+use super::array::Array;
+use super::coupled::Coupled;
+use super::coupling::{self, Coupling};
+use super::points::Points;
+use super::{Buf, Device, Dots, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step, ops};
 use crate::error::{Error, Result};
-use crate::{memory, rng};
-
-/// Coordinates of a leaf that are finished before the next ones, where it has more spans than one pass takes, so that the
-/// other passes find the leaf in the nearest cache.
-const BLOCK: usize = 512;
-
-/// Spans that are measured in the pass that finishes a leaf, beside that from the point just before.
-const FUSED: usize = 2;
-
-/// Rows start at multiples of this many numbers: one cache line, and one vector of the loops.
-const ALIGN: usize = super::simd::LANES;
-
-struct Array {
-    storage: Vec<f64>,
-    offset: usize,
-    rows: usize,
-    stride: usize,
-    dim: usize,
-    /// The dimension, rounded up to whole vectors.
-    padded: usize,
-}
-
-impl Array {
-    fn new(rows: usize, dim: usize) -> Result<Self> {
-        // One line more than the length, so that equal coordinates of the arrays do not share a cache set when the
-        // dimension is a power of two.
-        let padded = dim.next_multiple_of(ALIGN);
-        let stride = padded + ALIGN;
-        let length = rows
-            .checked_mul(stride)
-            .and_then(|n| n.checked_add(ALIGN))
-            .filter(|n| *n < isize::MAX as usize / 8)
-            .ok_or_else(|| too_large(rows, dim))?;
-        let mut probe: Vec<f64> = Vec::new();
-        probe.try_reserve_exact(length).map_err(|_| too_large(rows, dim))?;
-        drop(probe);
-        // Zeroed pages come from the system untouched: rows that no tree is deep enough to use cost no memory.
-        let storage = vec![0.0; length];
-        memory::ask_for_huge_pages(&storage);
-        let offset = storage.as_ptr().align_offset(64).min(ALIGN);
-        Ok(Array { storage, offset, rows, stride, dim, padded })
-    }
-
-    fn start(&self, row: usize) -> usize {
-        assert!(row < self.rows, "row {row} of an array of {} rows", self.rows);
-        self.offset + row * self.stride
-    }
-
-    /// All rows, to read and write beside each other.
-    fn shared(&mut self) -> Shared<'_> {
-        let Array { offset, rows, stride, .. } = *self;
-        Shared { cells: Cell::from_mut(&mut self.storage[offset..]).as_slice_of_cells(), rows, stride }
-    }
-
-    /// A row without its padding.
-    fn exact(&self, row: usize) -> &[f64] {
-        &self.row(row)[..self.dim]
-    }
-
-    /// A row without its padding.
-    fn exact_mut(&mut self, row: usize) -> &mut [f64] {
-        let dim = self.dim;
-        &mut self.row_mut(row)[..dim]
-    }
-
-    /// A row with its padding of zeros.
-    fn row(&self, row: usize) -> &[f64] {
-        let start = self.start(row);
-        &self.storage[start..start + self.padded]
-    }
-
-    /// A row with its padding of zeros, which must stay zero.
-    fn row_mut(&mut self, row: usize) -> &mut [f64] {
-        let start = self.start(row);
-        &mut self.storage[start..start + self.padded]
-    }
-
-    /// A row to read and another to write, with padding.
-    fn pair(&mut self, read: usize, write: usize) -> (&[f64], &mut [f64]) {
-        assert_ne!(read, write, "a row cannot be used twice");
-        let (a, b, length) = (self.start(read), self.start(write), self.padded);
-        if a < b {
-            let (low, high) = self.storage.split_at_mut(b);
-            (&low[a..a + length], &mut high[..length])
-        } else {
-            let (low, high) = self.storage.split_at_mut(a);
-            (&high[..length], &mut low[b..b + length])
-        }
-    }
-}
-
-/// The rows of an array.
-struct Shared<'a> {
-    cells: &'a [Cell<f64>],
-    rows: usize,
-    stride: usize,
-}
-
-impl<'a> Shared<'a> {
-    fn row(&self, row: usize, block: &Range<usize>) -> ops::Cells<'a> {
-        assert!(row < self.rows, "row {row} of an array of {} rows", self.rows);
-        let start = row * self.stride;
-        &self.cells[start + block.start..start + block.end]
-    }
-}
-
-fn too_large(rows: usize, dim: usize) -> Error {
-    Error::Device(format!("out of memory: {rows} vectors of {dim} numbers do not fit"))
-}
+use crate::metric::Metric;
+use crate::rng;
 
 /// Arrays in the memory of the process.
 #[derive(Default)]
 pub struct Cpu {
     arrays: Vec<Array>,
+    /// What belongs to the rows of each array, where they are momenta or gradients under a coupled metric.
+    along: Vec<Along>,
+    /// The metrics that are not diagonal, by [`Metrics::id`] and row.
+    couplings: Vec<Vec<Option<Arc<Coupling>>>>,
+    scratch: Vec<f64>,
 }
 
 impl Cpu {
@@ -129,19 +31,60 @@ impl Cpu {
 
     /// Arrays to work on beside each other.
     fn together<const N: usize>(&mut self, bufs: [Buf; N]) -> Result<[&mut Array; N]> {
-        self.arrays
-            .get_disjoint_mut(bufs.map(|b| b.0))
-            .map_err(|e| Error::Device(format!("arrays of a phase: {e}")))
+        together(&mut self.arrays, bufs)
     }
+
+    /// The arrays of a phase and of metrics: diagonals, their roots and centres.
+    fn split(&mut self, phase: &Phase, metrics: &Metrics) -> Result<(Together<'_>, [&Array; 3])> {
+        let of_metrics = [metrics.inv_mass, metrics.mass_sqrt, metrics.center];
+        let [x, p, g, inv_mass, mass_sqrt, center] = together(
+            &mut self.arrays,
+            [phase.x, phase.p, phase.g, of_metrics[0], of_metrics[1], of_metrics[2]],
+        )?;
+        let along = together(&mut self.along, [phase.p, phase.g])?;
+        let couplings = &self.couplings[metrics.id];
+        let scratch = &mut self.scratch;
+        Ok((Together { phase: [x, p, g], along, couplings, scratch }, [inv_mass, mass_sqrt, center]))
+    }
+}
+
+/// The points of a phase, with all that coupled metrics need.
+struct Together<'a> {
+    phase: [&'a mut Array; 3],
+    along: [&'a mut Along; 2],
+    couplings: &'a [Option<Arc<Coupling>>],
+    scratch: &'a mut Vec<f64>,
+}
+
+impl Together<'_> {
+    /// The points, if a metric is coupled.
+    fn coupled(&mut self, metric: usize) -> Option<Coupled<'_>> {
+        let coupling = self.couplings[metric].as_deref()?;
+        let [x, p, g] = &mut self.phase;
+        let [along_p, along_g] = &mut self.along;
+        Some(Coupled { coupling, phase: [x, p, g], along: [along_p, along_g], scratch: self.scratch })
+    }
+
+    /// A momentum has changed under a diagonal metric.
+    fn forget(&mut self, row: usize) {
+        self.along[0].forget(row);
+    }
+}
+
+/// Some of the members of a list.
+fn together<T, const N: usize>(all: &mut [T], bufs: [Buf; N]) -> Result<[&mut T; N]> {
+    all.get_disjoint_mut(bufs.map(|b| b.0)).map_err(|e| Error::Device(format!("arrays of a phase: {e}")))
 }
 
 impl Device for Cpu {
     fn alloc(&mut self, rows: usize, dim: usize) -> Result<Buf> {
         self.arrays.push(Array::new(rows, dim)?);
+        self.along.push(Along::default());
         Ok(Buf(self.arrays.len() - 1))
     }
 
     fn write(&mut self, dst: Row, src: &[f64]) -> Result<()> {
+        self.along[dst.buf.0].forget(dst.index);
         self.arrays[dst.buf.0].exact_mut(dst.index).copy_from_slice(src);
         Ok(())
     }
@@ -152,6 +95,7 @@ impl Device for Cpu {
     }
 
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])> {
+        self.along[dst.buf.0].forget(dst.index);
         if src.buf == dst.buf {
             let array = &mut self.arrays[src.buf.0];
             let dim = array.dim;
@@ -162,26 +106,76 @@ impl Device for Cpu {
         Some((a.exact(src.index), b.exact_mut(dst.index)))
     }
 
+    fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
+        self.couplings.push(vec![None; rows]);
+        let id = self.couplings.len() - 1;
+        let [inv_mass, mass_sqrt, center] =
+            [self.alloc(rows, dim)?, self.alloc(rows, dim)?, self.alloc(rows, dim)?];
+        for row in 0..rows {
+            self.arrays[inv_mass.0].exact_mut(row).fill(1.0);
+            self.arrays[mass_sqrt.0].exact_mut(row).fill(1.0);
+        }
+        Ok(Metrics { inv_mass, mass_sqrt, center, id })
+    }
+
+    fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
+        let [inv_mass, mass_sqrt, center] =
+            self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center])?;
+        let (dim, diagonal) = (inv_mass.dim, metric.inv_mass_diagonal());
+        if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
+            return Err(Error::Device(format!("not an inverse mass matrix of {dim} parameters")));
+        }
+        let coupling = if metric.rank() > 0 { Some(coupling::prepared(metric)?) } else { None };
+        center.exact_mut(row).fill(0.0);
+        center.exact_mut(row)[..metric.center.len()].copy_from_slice(&metric.center);
+        inv_mass.exact_mut(row).copy_from_slice(&diagonal);
+        for (mass_sqrt, v) in mass_sqrt.exact_mut(row).iter_mut().zip(diagonal) {
+            *mass_sqrt = (1.0 / v).sqrt();
+        }
+        self.couplings[metrics.id][row] = coupling;
+        Ok(())
+    }
+
+    fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric> {
+        if let Some(coupling) = &self.couplings[metrics.id][row] {
+            return Ok(coupling.metric().clone());
+        }
+        let center = self.arrays[metrics.center.0].exact(row).to_vec();
+        Ok(Metric::diagonal(self.arrays[metrics.inv_mass.0].exact(row), center))
+    }
+
     fn refresh(
         &mut self,
         phase: &Phase,
-        metric: &Metric,
+        metrics: &Metrics,
         ops: &[Refresh],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        let Metric::Diag { mass_sqrt, .. } = *metric;
-        let [p, mass_sqrt] = self.together([phase.p, mass_sqrt])?;
+        let (mut all, [_, mass_sqrt, _]) = self.split(phase, metrics)?;
         for (op, kinetic) in ops.iter().zip(kinetic) {
+            let [_, p, _] = &mut all.phase;
             rng::fill_normal(op.key, op.purpose, p.exact_mut(op.row));
-            *kinetic = 0.5 * ops::scale_normal(p.row_mut(op.row), mass_sqrt.row(op.metric));
+            let square = match all.coupled(op.metric) {
+                Some(mut coupled) => coupled.refresh(op.row),
+                None => {
+                    all.forget(op.row);
+                    ops::scale_normal(all.phase[1].row_mut(op.row), mass_sqrt.row(op.metric))
+                }
+            };
+            *kinetic = 0.5 * square;
         }
         Ok(())
     }
 
-    fn kick_drift(&mut self, phase: &Phase, metric: &Metric, ops: &[Step]) -> Result<()> {
-        let Metric::Diag { inv_mass, .. } = *metric;
-        let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
+    fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()> {
+        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
         for op in ops {
+            if let Some(mut coupled) = all.coupled(op.metric) {
+                coupled.kick_drift(op);
+                continue;
+            }
+            all.forget(op.to);
+            let [x, p, g] = &mut all.phase;
             let (x, x_new) = x.pair(op.from, op.to);
             let (p, p_new) = p.pair(op.from, op.to);
             ops::kick_drift(x, p, g.row(op.from), inv_mass.row(op.metric), op.kick, op.drift, x_new, p_new);
@@ -192,20 +186,50 @@ impl Device for Cpu {
     fn finish_leaf(
         &mut self,
         phase: &Phase,
-        metric: &Metric,
+        metrics: &Metrics,
         leaves: &[Leaf],
         mut spans: &[Span],
         kinetic: &mut [f64],
         mut dots: &mut [Dots],
     ) -> Result<()> {
-        let Metric::Diag { inv_mass, .. } = *metric;
-        let [x, p, g, inv_mass] = self.together([phase.x, phase.p, phase.g, inv_mass])?;
-        let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
+        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
         for (leaf, kinetic) in leaves.iter().zip(kinetic) {
             let (mine, others) = spans.split_at(leaf.spans);
             let (out, rest) = dots.split_at_mut(leaf.spans);
-            *kinetic = 0.5 * points.finish(inv_mass.row(leaf.metric), leaf, mine, out);
+            let square = match all.coupled(leaf.metric) {
+                Some(mut coupled) => coupled.finish(leaf, mine, out),
+                None => {
+                    all.forget(leaf.row);
+                    leaf.onward.into_iter().for_each(|(to, _)| all.forget(to));
+                    let [x, p, g] = &mut all.phase;
+                    let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
+                    points.finish(inv_mass.row(leaf.metric), leaf, mine, out)
+                }
+            };
+            *kinetic = 0.5 * square;
             (spans, dots) = (others, rest);
+        }
+        Ok(())
+    }
+
+    fn fisher_distance(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        places: &[Place],
+        out: &mut [f64],
+    ) -> Result<()> {
+        let (mut all, [inv_mass, mass_sqrt, center]) = self.split(phase, metrics)?;
+        for (&Place { metric, row }, out) in places.iter().zip(out) {
+            let center = center.row(metric);
+            *out = match all.coupled(metric) {
+                Some(mut coupled) => coupled.distance(row, center),
+                None => {
+                    let [x, _, g] = &all.phase;
+                    let [inv_mass, mass_sqrt] = [inv_mass, mass_sqrt].map(|array| array.row(metric));
+                    ops::fisher_distance([x.row(row), g.row(row), center, inv_mass, mass_sqrt])
+                }
+            };
         }
         Ok(())
     }
@@ -222,28 +246,31 @@ impl Device for Cpu {
 
     fn metric_from_gradient(
         &mut self,
-        metric: &Metric,
+        metrics: &Metrics,
         row: usize,
         phase: &Phase,
         point: usize,
     ) -> Result<()> {
-        let Metric::Diag { inv_mass, mass_sqrt } = *metric;
-        let [inv_mass, mass_sqrt, g] = self.together([inv_mass, mass_sqrt, phase.g])?;
-        ops::metric_from_gradient(inv_mass.exact_mut(row), mass_sqrt.exact_mut(row), g.exact(point));
+        let [inv_mass, mass_sqrt, center, x, g] =
+            self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center, phase.x, phase.g])?;
+        let (inv_mass, mass_sqrt) = (inv_mass.exact_mut(row), mass_sqrt.exact_mut(row));
+        ops::metric_from_gradient(inv_mass, mass_sqrt, g.exact(point));
+        ops::center_from_point(center.exact_mut(row), x.exact(point), g.exact(point), inv_mass);
+        self.couplings[metrics.id][row] = None;
         Ok(())
     }
 
     fn fit_fisher_diag(
         &mut self,
-        metric: &Metric,
+        metrics: &Metrics,
         row: usize,
         moments: &Moments,
         samples: [Sample; 2],
     ) -> Result<()> {
-        let Metric::Diag { inv_mass, mass_sqrt } = *metric;
         let [mean_x, ss_x, mean_g, ss_g] = moments.bufs();
-        let [inv_mass, mass_sqrt, mean_x, ss_x, mean_g, ss_g] =
-            self.together([inv_mass, mass_sqrt, mean_x, ss_x, mean_g, ss_g])?;
+        let Metrics { inv_mass, mass_sqrt, center, .. } = *metrics;
+        let [inv_mass, mass_sqrt, center, mean_x, ss_x, mean_g, ss_g] =
+            self.together([inv_mass, mass_sqrt, center, mean_x, ss_x, mean_g, ss_g])?;
         let summary = |s: Sample| ops::Summary {
             mean_x: mean_x.row(s.row),
             ss_x: ss_x.row(s.row),
@@ -260,58 +287,8 @@ impl Device for Cpu {
             between: n1 * n2 / (n1 + n2).max(1.0),
         };
         ops::fit_fisher_diag(inv_mass.row_mut(row), mass_sqrt.row_mut(row), &union);
+        ops::center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));
+        self.couplings[metrics.id][row] = None;
         Ok(())
-    }
-}
-
-/// The rows of a phase.
-struct Points<'a> {
-    x: Shared<'a>,
-    p: Shared<'a>,
-    g: Shared<'a>,
-}
-
-impl<'a> Points<'a> {
-    fn get(&self, row: usize, block: &Range<usize>) -> ops::Point<'a> {
-        ops::Point { x: self.x.row(row, block), p: self.p.row(row, block), g: self.g.row(row, block) }
-    }
-
-    /// Finish a leaf; returns p M^-1 p.
-    fn finish(&self, inv_mass: &[f64], leaf: &Leaf, spans: &[Span], dots: &mut [Dots]) -> f64 {
-        dots.fill([0.0; 2]);
-        // The span from the point just before needs less than the others.
-        let adjacent = usize::from(spans.first().is_some_and(|span| span.adjacent));
-        let (before, spans) = spans.split_at(adjacent);
-        let (dots_of_before, dots) = dots.split_at_mut(adjacent);
-        let length = inv_mass.len();
-        let size = if spans.len() <= FUSED { length.max(1) } else { BLOCK };
-        let mut kinetic = 0.0;
-        for start in (0..length).step_by(size) {
-            let block = start..(start + size).min(length);
-            let onward = leaf.onward.map(|(to, drift)| {
-                let ops::Point { x, p, .. } = self.get(to, &block);
-                ops::Onward { x, p, drift }
-            });
-            let work = ops::Leaf {
-                point: self.get(leaf.row, &block),
-                inv_mass: &inv_mass[block.clone()],
-                kick: leaf.kick,
-                onward,
-                before: before.first().map(|span| self.p.row(span.start, &block)),
-            };
-            let start = |span: &Span| self.get(span.start, &block);
-            kinetic += match spans {
-                [] => work.finish([], dots_of_before, dots),
-                [a] => work.finish([start(a)], dots_of_before, dots),
-                [a, b, ..] => work.finish([start(a), start(b)], dots_of_before, dots),
-            };
-            for (span, dots) in spans.iter().zip(&mut *dots).skip(FUSED) {
-                work.span(start(span), dots);
-            }
-        }
-        for dots in dots {
-            *dots = dots.map(|dot| dot / (2.0 * leaf.kick));
-        }
-        kinetic
     }
 }

@@ -7,13 +7,23 @@
 //!
 //! A device must give the same numbers for the same calls, whatever else is in the list.
 
+mod along;
+mod array;
+mod coupled;
+mod coupling;
 mod cpu;
+mod directions;
 mod ops;
+mod points;
 mod simd;
+mod triangular;
 
 pub use cpu::Cpu;
 
+use std::sync::Arc;
+
 use crate::error::Result;
+use crate::metric::Metric;
 use crate::rng::{Key, Purpose};
 
 /// Handle of an array. The device that made it owns the storage.
@@ -86,30 +96,18 @@ pub struct Sample {
     pub count: u64,
 }
 
-/// The inverse mass matrix of each chain.
+/// The inverse mass matrices of a block, one for each chain. They are diagonal unless [`Device::set_metric`] brings one that
+/// is not.
 #[derive(Clone, Copy, Debug)]
-pub enum Metric {
-    /// M^-1 = diag(inv_mass), with momentum p = z * mass_sqrt, z standard normal; mass_sqrt = inv_mass^(-1/2).
-    Diag {
-        /// Diagonal of the inverse mass matrix; one row per metric.
-        inv_mass: Buf,
-        /// Square root of the diagonal of the mass matrix.
-        mass_sqrt: Buf,
-    },
-}
-
-impl Metric {
-    /// Allocate `rows` diagonal metrics.
-    pub fn alloc_diag(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
-        Ok(Metric::Diag { inv_mass: dev.alloc(rows, dim)?, mass_sqrt: dev.alloc(rows, dim)? })
-    }
-
-    /// Its arrays, in order.
-    pub fn bufs(&self) -> [Buf; 2] {
-        match *self {
-            Metric::Diag { inv_mass, mass_sqrt } => [inv_mass, mass_sqrt],
-        }
-    }
+pub struct Metrics {
+    /// Their diagonals; one row per metric.
+    pub inv_mass: Buf,
+    /// Those to the power -1/2. Of a metric that is diagonal both rows may be written.
+    pub mass_sqrt: Buf,
+    /// The estimated centres of the distributions that they were made for.
+    pub center: Buf,
+    /// Which ones of the device's.
+    pub id: usize,
 }
 
 /// p <- a fresh draw from N(0, M).
@@ -157,6 +155,15 @@ pub struct Leaf {
     pub spans: usize,
 }
 
+/// One point under one metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point.
+    pub row: usize,
+}
+
 /// A piece of a trajectory that ends in a leaf.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
@@ -187,19 +194,45 @@ pub trait Device: Send {
     /// The rows themselves, where the device's memory is the host's: `src` to read, `dst` to write.
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])>;
 
+    /// Copy a row of `dim` numbers to another.
+    fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
+        if let Some((src, dst)) = self.host_pair(src, dst) {
+            dst.copy_from_slice(src);
+            return Ok(());
+        }
+        let mut host = vec![0.0; dim];
+        self.read(src, &mut host)?;
+        self.write(dst, &host)
+    }
+
+    /// Metrics for `rows` chains, of `dim` parameters, at first the identity.
+    fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics>;
+
+    /// Give a chain a metric. Chains with a common one share its memory. The device may round eigenvectors to six digits: in
+    /// all that it does M^-1 is the same matrix, but not to the last bit the one given.
+    fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()>;
+
+    /// The metric of a chain: as it was set, or made from what the diagonal is now.
+    fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric>;
+
     /// Draw momenta; `kinetic` gets p M^-1 p / 2 of each.
-    fn refresh(&mut self, phase: &Phase, metric: &Metric, ops: &[Refresh], kinetic: &mut [f64])
-    -> Result<()>;
+    fn refresh(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        ops: &[Refresh],
+        kinetic: &mut [f64],
+    ) -> Result<()>;
 
     /// First half of a leapfrog step: kick and drift.
-    fn kick_drift(&mut self, phase: &Phase, metric: &Metric, ops: &[Step]) -> Result<()>;
+    fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()>;
 
     /// Second half of a leapfrog step, with all that the tree wants to know of the new point: `kinetic` gets
     /// p M^-1 p / 2 of each leaf, `dots` the inner products of the spans, leaf by leaf.
     fn finish_leaf(
         &mut self,
         phase: &Phase,
-        metric: &Metric,
+        metrics: &Metrics,
         leaves: &[Leaf],
         spans: &[Span],
         kinetic: &mut [f64],
@@ -209,20 +242,31 @@ pub trait Device: Send {
     /// Welford's update with the point in row `point`; `sample.count` counts it already.
     fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()>;
 
-    /// Inverse mass matrix 1 / |g| of a single gradient, clamped to [1e-20, 1e20]; 1 where it is zero or not finite.
+    /// How far points are from the centre, in the coordinates y in which a metric is the identity:
+    /// `out` gets |y + grad_y log pi|^2 = |z|^2 in the norm of M, z = x - centre + M^-1 g.
+    fn fisher_distance(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        places: &[Place],
+        out: &mut [f64],
+    ) -> Result<()>;
+
+    /// The diagonal inverse mass matrix 1 / |g| of a single gradient, clamped to [1e-20, 1e20]; 1 where it is zero or not
+    /// finite. The centre is x + M^-1 g.
     fn metric_from_gradient(
         &mut self,
-        metric: &Metric,
+        metrics: &Metrics,
         row: usize,
         phase: &Phase,
         point: usize,
     ) -> Result<()>;
 
     /// The diagonal that minimises the Fisher divergence to a standard normal, (Var x / Var g)^(1/2), from the union of two
-    /// samples. A coordinate whose ratio is zero or not finite keeps its value.
+    /// samples, with the centre mean x + M^-1 mean g. A coordinate whose ratio is zero or not finite keeps its value.
     fn fit_fisher_diag(
         &mut self,
-        metric: &Metric,
+        metrics: &Metrics,
         row: usize,
         moments: &Moments,
         samples: [Sample; 2],

@@ -299,3 +299,73 @@ pub fn fit_fisher_diag(inv_mass: &mut [f64], mass_sqrt: &mut [f64], union: &Unio
         mass_sqrt[i] = if usable { (1.0 / new).sqrt() } else { mass_sqrt[i] };
     }
 }
+
+/// center = mean x + inv_mass mean g, of the union of two samples of which the second has this share of the points; as it
+/// was where that is not finite.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
+pub fn center_of_union(center: &mut [f64], inv_mass: &[f64], union: &Union, share: f64) {
+    let n = center.len();
+    let Union { first, second, .. } = union;
+    let inv_mass = &inv_mass[..n];
+    let (mean_x1, mean_g1) = (&first.mean_x[..n], &first.mean_g[..n]);
+    let (mean_x2, mean_g2) = (&second.mean_x[..n], &second.mean_g[..n]);
+    for i in 0..n {
+        let mean_x = mean_x1[i] + share * (mean_x2[i] - mean_x1[i]);
+        let mean_g = mean_g1[i] + share * (mean_g2[i] - mean_g1[i]);
+        let new = mean_x + inv_mass[i] * mean_g;
+        center[i] = if new.abs() < f64::INFINITY { new } else { center[i] };
+    }
+}
+
+/// center = x + inv_mass g, or x where that is not finite.
+pub fn center_from_point(center: &mut [f64], x: &[f64], g: &[f64], inv_mass: &[f64]) {
+    for (i, center) in center.iter_mut().enumerate() {
+        let new = x[i] + inv_mass[i] * g[i];
+        *center = if new.is_finite() { new } else { x[i] };
+    }
+}
+
+/// a . b
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    simd::run(Product(a, b))
+}
+
+struct Product<'a>(&'a [f64], &'a [f64]);
+
+impl Loop for Product<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let n = self.0.len() / LANES;
+        let mut sum = V::splat(0.0);
+        for (a, b) in lanes(self.0, n).iter().zip(lanes(self.1, n)) {
+            sum = sum.add(V::load(a).mul(V::load(b)));
+        }
+        sum.sum()
+    }
+}
+
+/// |z|^2 in the norm of M, z = x - center + inv_mass g.
+pub fn fisher_distance([x, g, center, inv_mass, mass_sqrt]: [&[f64]; 5]) -> f64 {
+    simd::run(FisherDistance([x, g, center, inv_mass, mass_sqrt]))
+}
+
+struct FisherDistance<'a>([&'a [f64]; 5]);
+
+impl Loop for FisherDistance<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let n = self.0[0].len() / LANES;
+        let [x, g, center, inv_mass, mass_sqrt] = self.0.map(|v| lanes(v, n));
+        let mut sum = V::splat(0.0);
+        for i in 0..n {
+            let z = V::load(&x[i]).sub(V::load(&center[i])).add(V::load(&inv_mass[i]).mul(V::load(&g[i])));
+            let y = V::load(&mass_sqrt[i]).mul(z);
+            sum = sum.add(y.mul(y));
+        }
+        sum.sum()
+    }
+}

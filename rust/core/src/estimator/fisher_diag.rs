@@ -2,15 +2,16 @@
 //!
 //! With y = (x - mu) / sigma, the divergence between the target's draws and a standard normal,
 //! mean |sigma g + (x - mu) / sigma|^2, is smallest at sigma^2 = (Var x / Var g)^(1/2) (Seyboldt, Carlson and Carpenter
-//! 2025, equation 8). mu does not enter a leapfrog step, so it is not kept.
+//! 2025, equation 8). mu does not enter a leapfrog step.
 //!
 //! Of the foreground sample and the background sample, the second is always part of the first. So two disjoint samples
 //! are kept, the older and the newer: the background is the newer, the foreground their union.
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Device, Metric, Moments, Phase, Row, Sample};
+use crate::device::{Device, Metrics, Moments, Phase, Row, Sample};
 use crate::error::{Error, Result};
+use crate::metric::Metric;
 
 /// The estimator of one chain.
 #[derive(Clone, Debug)]
@@ -67,8 +68,28 @@ impl FisherDiag {
     }
 
     /// Set the metric to the estimate.
-    pub fn fit(&self, dev: &mut dyn Device, metric: &Metric) -> Result<()> {
-        dev.fit_fisher_diag(metric, self.metric_row, &self.moments, [self.older, self.newer])
+    pub fn fit(&self, dev: &mut dyn Device, metrics: &Metrics) -> Result<()> {
+        dev.fit_fisher_diag(metrics, self.metric_row, &self.moments, [self.older, self.newer])
+    }
+
+    /// The variances of the positions, for a metric from the draws alone. A coordinate that did not move keeps its value.
+    pub fn variances(&self, dev: &dyn Device, previous: &Metric) -> Result<Metric> {
+        let FisherDiagState { counts, moments } = self.save(dev, previous.dim())?;
+        let [older, newer] = counts.map(|count| count as f64);
+        let total = (older + newer).max(1.0);
+        let mut found = Metric { stds: previous.stds.clone(), ..Metric::default() };
+        for (i, std) in found.stds.iter_mut().enumerate() {
+            let [mean, ss] = [0, 1].map(|which| [moments[0][which][i], moments[1][which][i]]);
+            let center = (older * mean[0] + newer * mean[1]) / total;
+            let around =
+                |n: f64, mean: f64, ss: f64| if n > 0.0 { ss + n * (mean - center).powi(2) } else { 0.0 };
+            let variance = (around(older, mean[0], ss[0]) + around(newer, mean[1], ss[1])) / total;
+            found.center.push(center);
+            if variance > 0.0 && variance.is_finite() {
+                *std = variance.sqrt();
+            }
+        }
+        Ok(found)
     }
 
     /// Copy the numbers to the host.

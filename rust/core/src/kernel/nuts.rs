@@ -232,8 +232,17 @@ impl Nuts {
         tree::pairs(settings.max_depth as u32)
     }
 
-    /// Begin a transition from the point in `origin`, whose momentum is fresh.
-    pub fn begin(&mut self, origin: Slot, logp: f64, kinetic: f64, step: f64, stream: Stream) {
+    /// Begin a transition from the point in `origin`, whose momentum is fresh. `max_depth` may limit the number of doublings
+    /// further than the settings do.
+    pub fn begin(
+        &mut self,
+        origin: Slot,
+        logp: f64,
+        kinetic: f64,
+        step: f64,
+        max_depth: Option<u32>,
+        stream: Stream,
+    ) {
         self.stream = stream;
         self.step = step;
         self.start_energy = kinetic - logp;
@@ -242,7 +251,12 @@ impl Nuts {
         self.sum_accept = 0.0;
         self.sum_accept_sym = 0.0;
         self.n_steps = 0;
-        self.tree.start(origin, &mut self.stream);
+        self.tree.start(origin, max_depth, &mut self.stream);
+    }
+
+    /// The point of the latest step: its slot, its distance from the start in steps, and its energy error.
+    pub fn latest(&self) -> (Slot, i64, f64) {
+        (self.to, self.points[self.to].index, self.energy - self.start_energy)
     }
 
     /// Ask for the next leapfrog step. `row` is the row of slot 0.

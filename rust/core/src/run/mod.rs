@@ -1,19 +1,22 @@
 //! Chains on threads: who runs what, how far it is, and when to stop.
 
+mod crew;
 mod progress;
+mod report;
 
 pub use progress::{Progress, Snapshot};
+pub use report::ChainReport;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
-use crate::block::Block;
-use crate::chain::N_STATISTICS;
+use crate::adapt::pool::Pool;
 use crate::density::Density;
-use crate::device::Cpu;
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::metric::Metric;
 use crate::settings::Settings;
-use crate::trace::{ChainTrace, Keep, MemoryStore, Store};
+use crate::trace::{ChainTrace, Keep, MemoryStore};
+use crew::Crew;
 
 /// What a run does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,12 @@ impl Control {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Paused
     }
 
+    /// Whether the run was asked to stop.
+    fn stopped(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+            && *self.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Stopped
+    }
+
     /// Rest while the run is paused. True when it goes on, false when it stops.
     fn go_on(&self) -> bool {
         if !self.interrupted.load(Ordering::Acquire) {
@@ -102,11 +111,16 @@ impl Control {
 }
 
 /// The draws of a run, and the error that ended it, if one did.
+#[derive(Default)]
 pub struct Output {
     /// The draws of each chain.
     pub chains: Vec<ChainTrace>,
     /// Gradients taken by each chain.
     pub n_gradients: Vec<u64>,
+    /// The warm-up of each chain.
+    pub reports: Vec<ChainReport>,
+    /// What chains shared that warmed up together.
+    pub pool: Pool,
     /// The error of the chain that failed first.
     pub error: Option<Error>,
 }
@@ -117,6 +131,8 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     /// Initial point of each chain.
     pub starts: &'a [Vec<f64>],
+    /// First metric of each chain; those of the first gradients where there is none.
+    pub metrics: &'a [Option<Arc<Metric>>],
     /// Which draws to keep, and what of them.
     pub keep: Keep,
     /// Number of threads.
@@ -127,83 +143,29 @@ pub struct Run<'a> {
     pub on_thread: &'a (dyn Fn(&mut (dyn FnMut() + Send)) + Sync),
 }
 
-/// What a chain leaves behind.
-#[derive(Default)]
-struct Finished {
-    trace: ChainTrace,
-    n_gradients: u64,
-    error: Option<Error>,
-}
-
 impl Run<'_> {
     /// Run all chains. Whatever happens, the draws so far are in the output.
     pub fn execute(&self, control: &Control) -> Output {
-        let next = AtomicUsize::new(0);
-        let results: Vec<Mutex<Finished>> = self.starts.iter().map(|_| Mutex::default()).collect();
-        let worker = || loop {
-            let chain = next.fetch_add(1, Ordering::Relaxed);
-            let Some(result) = results.get(chain) else { break };
-            let finished = self.chain(chain, control);
-            if finished.error.is_some() {
-                control.stop();
-            }
-            *result.lock().unwrap_or_else(PoisonError::into_inner) = finished;
-        };
+        control.chains.iter().for_each(|chain| chain.plan(self.settings.tune));
+        let crew = Crew::new(self, control);
         let threads = self.cores.clamp(1, self.starts.len().max(1));
         let panicked = std::thread::scope(|scope| {
-            let spawn = || scope.spawn(|| (self.on_thread)(&mut || worker()));
-            let handles: Vec<_> = (0..threads).map(|_| spawn()).collect();
+            let crew = &crew;
+            let spawn = |thread| scope.spawn(move || (self.on_thread)(&mut || crew.work(thread)));
+            let handles: Vec<_> = (0..threads).map(spawn).collect();
             handles.into_iter().fold(false, |any, handle| any | handle.join().is_err())
         });
-        let mut output = Output { chains: Vec::new(), n_gradients: Vec::new(), error: None };
-        for result in results {
-            let finished = result.into_inner().unwrap_or_else(PoisonError::into_inner);
-            output.chains.push(finished.trace);
-            output.n_gradients.push(finished.n_gradients);
-            output.error = output.error.or(finished.error);
+        let (finished, pool) = crew.finish();
+        let mut output = Output { pool, ..Output::default() };
+        for chain in finished {
+            output.chains.push(chain.trace);
+            output.n_gradients.push(chain.n_gradients);
+            output.reports.push(chain.report);
+            output.error = output.error.or(chain.error);
         }
         if panicked && output.error.is_none() {
             output.error = Some(Error::Internal("a worker thread panicked".into()));
         }
         output
-    }
-
-    fn chain(&self, chain: usize, control: &Control) -> Finished {
-        let Settings { tune, draws, .. } = *self.settings;
-        let dim = self.starts[chain].len();
-        let mut finished = Finished::default();
-        if !control.go_on() {
-            return finished;
-        }
-        match MemoryStore::new(dim, N_STATISTICS, tune, draws, self.keep) {
-            Ok(store) => {
-                let store = control.stores[chain].get_or_init(|| Arc::new(Mutex::new(store)));
-                finished.error =
-                    self.sample(chain, control, &mut store.clone(), &mut finished.n_gradients).err();
-                finished.trace = store.lock().unwrap_or_else(PoisonError::into_inner).take();
-            }
-            Err(error) => finished.error = Some(error),
-        }
-        finished
-    }
-
-    fn sample(
-        &self,
-        chain: usize,
-        control: &Control,
-        store: &mut dyn Store,
-        n_gradients: &mut u64,
-    ) -> Result<()> {
-        let start = (chain as u64, &self.starts[chain][..]);
-        let progress = &control.chains[chain];
-        let mut block = Block::start(Box::new(Cpu::new()), (self.density)(), self.settings, &[start])?;
-        progress.begin();
-        let mut result = Ok(());
-        while result.is_ok() && !block.done() && control.go_on() {
-            result = block.round(store, |done| progress.draw(&done.outcome, done.step_size, done.tuning));
-        }
-        *n_gradients = block.chains()[0].n_gradients();
-        progress.end();
-        result
     }
 }

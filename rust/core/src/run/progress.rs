@@ -12,6 +12,7 @@ pub struct Progress {
     started: OnceLock<Instant>,
     finished: OnceLock<Instant>,
     tuning: AtomicBool,
+    tune: AtomicU64,
     draws: AtomicU64,
     // A lock, but taken only where a trajectory diverges.
     divergent: Mutex<Divergent>,
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub started: bool,
     /// Whether the latest draw belongs to the warm-up.
     pub tuning: bool,
+    /// Warm-up draws that it is to make, as far as is known.
+    pub tune: u64,
     /// Finished draws, warm-up included.
     pub finished_draws: u64,
     /// Number of divergent draws after warm-up.
@@ -55,6 +58,11 @@ impl Progress {
     pub fn begin(&self) {
         self.started.get_or_init(Instant::now);
         self.tuning.store(true, Relaxed);
+    }
+
+    /// The warm-up has so many draws.
+    pub fn plan(&self, tune: u64) {
+        self.tune.store(tune, Relaxed);
     }
 
     /// The chain is done, or was stopped.
@@ -84,6 +92,7 @@ impl Progress {
         Snapshot {
             started: self.started.get().is_some(),
             tuning: self.tuning.load(Relaxed),
+            tune: self.tune.load(Relaxed),
             finished_draws: self.draws.load(Relaxed),
             divergences: after_warmup,
             divergent_draws: draws,

@@ -64,8 +64,7 @@ impl DrawBlock {
             append_row(&mut self.gradients, record.dev, record.phase.g, record.row, dim)?;
         }
         if keep.metric {
-            let [inv_mass, _] = record.metric.bufs();
-            append_row(&mut self.metrics, record.dev, inv_mass, record.index, dim)?;
+            append_row(&mut self.metrics, record.dev, record.metrics.inv_mass, record.index, dim)?;
         }
         self.stats.extend_from_slice(record.stats);
         self.draws += 1;
@@ -214,14 +213,14 @@ impl Store for Arc<Mutex<MemoryStore>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{Cpu, Metric, Phase};
+    use crate::device::{Cpu, Phase};
 
     /// A store after draws whose only coordinate is their index.
     fn stored(tune: u64, draws: u64, keep: Keep) -> ChainTrace {
         let mut dev = Cpu::new();
         let phase = Phase::alloc(&mut dev, 2, 1).unwrap();
-        let metric = Metric::alloc_diag(&mut dev, 1, 1).unwrap();
-        dev.write(Row { buf: metric.bufs()[0], index: 0 }, &[7.0]).unwrap();
+        let metrics = dev.alloc_metrics(1, 1).unwrap();
+        dev.write(Row { buf: metrics.inv_mass, index: 0 }, &[7.0]).unwrap();
         // Two draws in a block.
         let mut store = MemoryStore::with_blocks(32, 1, 1, tune, draws, keep).unwrap();
         for draw in 0..tune + draws {
@@ -245,7 +244,7 @@ mod tests {
                 phase,
                 row: 1,
                 dim: 1,
-                metric,
+                metrics,
                 divergence,
                 stats: &[0.5],
             };

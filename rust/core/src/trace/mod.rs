@@ -4,7 +4,7 @@ mod memory;
 
 pub use memory::{ChainTrace, Divergent, DrawBlock, MemoryStore};
 
-use crate::device::{Device, Metric, Phase};
+use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
 
 /// Type of a statistic's values.
@@ -86,7 +86,7 @@ pub struct Record<'a> {
     /// Number of parameters.
     pub dim: usize,
     /// The metrics, of which that in row `index` is the chain's.
-    pub metric: Metric,
+    pub metrics: Metrics,
     /// The divergence of its trajectory, if there was one.
     pub divergence: Option<Divergence>,
     /// Values of the statistics, in the order of [`crate::chain::statistics`].

@@ -1,11 +1,11 @@
 //! Densities and stores that the tests share.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::expect_used)]
 
-use nutpie_core::chain::N_STATISTICS;
+use nutpie_core::chain::{DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Failure, HostDensity};
 use nutpie_core::device::Row;
 use nutpie_core::error::Result;
-use nutpie_core::trace::{Record, Store};
+use nutpie_core::trace::{ChainTrace, Record, Store};
 
 /// Independent normals with standard deviations 1, 2, 3, ... and a little skew in the first coordinate.
 #[derive(Clone)]
@@ -31,7 +31,24 @@ impl HostDensity for Uneven {
     }
 }
 
-/// Keeps the draws of each chain of a block.
+/// Take out of the statistics of some draws what differs between equal runs.
+pub fn without_durations(stats: &mut [f64]) {
+    let column = statistics().position(|s| s.name == DURATION).expect("there is one");
+    for draw in stats.chunks_mut(N_STATISTICS) {
+        draw[column] = 0.0;
+    }
+}
+
+/// The draws of chains without what differs between equal runs.
+pub fn reproducible(chains: &[ChainTrace]) -> Vec<ChainTrace> {
+    let mut chains = chains.to_vec();
+    for block in chains.iter_mut().flat_map(|chain| &mut chain.blocks) {
+        without_durations(&mut block.stats);
+    }
+    chains
+}
+
+/// Keeps the draws of each chain of a block, and their statistics without the durations.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Collected {
     pub draws: Vec<Vec<Vec<f64>>>,
@@ -52,7 +69,9 @@ impl Store for Collected {
         let mut x = vec![0.0; dim];
         record.dev.read(Row { buf: record.phase.x, index: record.row }, &mut x)?;
         self.draws[record.index].push(x);
-        self.stats[record.index].push(record.stats.to_vec());
+        let mut stats = record.stats.to_vec();
+        without_durations(&mut stats);
+        self.stats[record.index].push(stats);
         Ok(())
     }
 }

@@ -1,12 +1,16 @@
 //! Running the sampler in a test, and comparing what comes out with what should.
 
-use nutpie_core::adapt::DiagAdaptation;
-use nutpie_core::block::Block;
+use std::ops::Range;
+
+use nutpie_core::adapt::pool::Pool;
+use nutpie_core::adapt::{AdaptSettings, Adaptation, Scheme};
+use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{ChainState, N_STATISTICS, statistics};
 use nutpie_core::density::{HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Row};
 use nutpie_core::error::Result;
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
+use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Record, Store};
@@ -57,19 +61,28 @@ pub fn finish(block: &mut Block, dim: usize) -> Vec<Draw> {
 
 /// A chain from a random start in the unit cube, where all targets are defined.
 pub fn new_block<D: HostDensity + Clone + 'static>(density: &D, settings: &Settings, chain: u64) -> Block {
-    let mut random = uniforms(settings.seed, chain);
-    let start: Vec<f64> = (0..density.dim()).map(|_| random()).collect();
-    let density = Box::new(OnHost::new(density.clone()));
-    Block::start(Box::new(Cpu::new()), density, settings, &[(chain, &start)]).expect("a start")
+    block_of(density, settings, chain..chain + 1)
 }
 
-/// Positions of the draws after warm-up of one chain.
+/// Chains from random starts in the unit cube.
+fn block_of<D: HostDensity + Clone + 'static>(density: &D, settings: &Settings, chains: Range<u64>) -> Block {
+    let start = |chain| {
+        let mut random = uniforms(settings.seed, chain);
+        (0..density.dim()).map(|_| random()).collect()
+    };
+    let points: Vec<Vec<f64>> = chains.clone().map(start).collect();
+    let starts: Vec<Start> = chains.zip(&points).map(|(chain, x)| Start::at(chain, x)).collect();
+    let density = Box::new(OnHost::new(density.clone()));
+    Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).expect("starts")
+}
+
+/// Positions of the draws after warm-up of some chains.
 pub fn positions<D: HostDensity + Clone + 'static>(
     density: &D,
     settings: &Settings,
-    chain: u64,
+    chains: Range<u64>,
 ) -> Vec<Vec<f64>> {
-    let mut block = new_block(density, settings, chain);
+    let mut block = block_of(density, settings, chains);
     finish(&mut block, density.dim()).into_iter().filter(|d| !d.tuning).map(|d| d.x).collect()
 }
 
@@ -84,7 +97,7 @@ pub fn uniforms(seed: u64, chain: u64) -> impl FnMut() -> f64 {
 #[derive(Clone)]
 pub struct Kernel {
     pub seed: u64,
-    pub inv_mass: Vec<f64>,
+    pub metric: Metric,
     pub step: f64,
     pub max_depth: u64,
 }
@@ -97,10 +110,11 @@ impl Kernel {
         starts: &[Vec<f64>],
         draws: u64,
     ) -> Block {
+        let dim = density.dim();
         let mut settings = Settings { seed: self.seed, tune: 0, draws, ..Settings::default() };
         settings.nuts.max_depth = self.max_depth;
-        let dim = density.dim();
-        let mut adaptation = DiagAdaptation::new(0, &settings.adapt);
+        settings.adapt = AdaptSettings::new(Scheme::Fixed);
+        let mut adaptation = Adaptation::new(0, 1, dim, &settings.adapt);
         adaptation.found_step(self.step);
         let mut evaluate = density.clone();
         let state = |(chain, x): (usize, &Vec<f64>)| {
@@ -111,11 +125,13 @@ impl Kernel {
                 chain: chain as u64,
                 draw: 0,
                 n_gradients: 0,
+                metric_changes: 0,
                 x: x.clone(),
                 g,
                 logp,
-                metric: [self.inv_mass.clone(), self.inv_mass.iter().map(|m| (1.0 / m).sqrt()).collect()],
-                estimator: FisherDiagState {
+                metric: self.metric.clone(),
+                inv_mass: self.metric.inv_mass_diagonal(),
+                moments: FisherDiagState {
                     counts: [0; 2],
                     moments: std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; dim])),
                 },
@@ -123,9 +139,20 @@ impl Kernel {
             }
         };
         let states: Vec<ChainState> = starts.iter().enumerate().map(state).collect();
-        Block::resume(Box::new(Cpu::new()), Box::new(OnHost::new(density.clone())), &states, draws)
-            .expect("a block")
+        Block::resume(
+            Box::new(Cpu::new()),
+            Box::new(OnHost::new(density.clone())),
+            &states,
+            &[Pool::default()],
+            draws,
+        )
+        .expect("a block")
     }
+}
+
+/// A diagonal metric.
+pub fn diagonal(inv_mass: &[f64]) -> Metric {
+    Metric::diagonal(inv_mass, Vec::new())
 }
 
 type Scalar = Box<dyn Fn(&[f64]) -> f64>;

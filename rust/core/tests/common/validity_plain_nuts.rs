@@ -2,6 +2,9 @@
 //! integers.
 
 use nutpie_core::density::HostDensity;
+use nutpie_core::metric::Metric;
+
+use super::metrics::velocity;
 
 #[derive(Clone)]
 struct Point {
@@ -29,16 +32,16 @@ pub struct Summary {
 /// The points through one start, by their number of steps from it.
 pub struct Orbit<D> {
     density: D,
-    inv_mass: Vec<f64>,
+    metric: Metric,
     step: f64,
     forward: Vec<Point>,
     backward: Vec<Point>,
 }
 
 impl<D: HostDensity> Orbit<D> {
-    pub fn new(density: D, inv_mass: &[f64], step: f64, x: &[f64], p: &[f64]) -> Self {
+    pub fn new(density: D, metric: &Metric, step: f64, x: &[f64], p: &[f64]) -> Self {
         let mut orbit =
-            Orbit { density, inv_mass: inv_mass.to_vec(), step, forward: Vec::new(), backward: Vec::new() };
+            Orbit { density, metric: metric.clone(), step, forward: Vec::new(), backward: Vec::new() };
         let start = orbit.point(x.to_vec(), p.to_vec());
         orbit.forward.push(start.clone());
         orbit.backward.push(start);
@@ -49,14 +52,15 @@ impl<D: HostDensity> Orbit<D> {
     fn point(&mut self, x: Vec<f64>, p: Vec<f64>) -> Point {
         let mut g = vec![0.0; x.len()];
         let logp = self.density.logp_grad(&x, &mut g).unwrap_or(f64::NAN);
-        let kinetic = 0.5 * p.iter().zip(&self.inv_mass).map(|(p, m)| p * p * m).sum::<f64>();
+        let kinetic = 0.5 * p.iter().zip(velocity(&self.metric, &p)).map(|(p, v)| p * v).sum::<f64>();
         Point { x, p, g, energy: kinetic - logp }
     }
 
     fn leapfrog(&mut self, from: &Point, step: f64) -> Point {
         let n = from.x.len();
         let half: Vec<f64> = (0..n).map(|i| from.p[i] + 0.5 * step * from.g[i]).collect();
-        let x: Vec<f64> = (0..n).map(|i| from.x[i] + step * self.inv_mass[i] * half[i]).collect();
+        let v = velocity(&self.metric, &half);
+        let x: Vec<f64> = (0..n).map(|i| from.x[i] + step * v[i]).collect();
         let mut g = vec![0.0; n];
         // An error at the new point leaves the momentum without a meaning, and the energy NaN.
         drop(self.density.logp_grad(&x, &mut g));
@@ -94,11 +98,15 @@ impl<D: HostDensity> Orbit<D> {
         let (a, b) = (self.at(i.min(j)), self.at(i.max(j)));
         let half = 0.5 * self.step;
         let (mut at_a, mut at_b) = (0.0, 0.0);
-        for k in 0..a.x.len() {
-            let later = b.x[k] + half * self.inv_mass[k] * (b.p[k] + half * b.g[k]);
-            let earlier = a.x[k] - half * self.inv_mass[k] * (a.p[k] - half * a.g[k]);
-            at_a += (later - earlier) * a.p[k];
-            at_b += (later - earlier) * b.p[k];
+        let n = a.x.len();
+        let moved = |point: &Point, half: f64| -> Vec<f64> {
+            let p: Vec<f64> = (0..n).map(|k| point.p[k] + half * point.g[k]).collect();
+            velocity(&self.metric, &p).iter().zip(&point.x).map(|(v, x)| x + half * v).collect()
+        };
+        let (later, earlier) = (moved(&b, half), moved(&a, -half));
+        for k in 0..n {
+            at_a += (later[k] - earlier[k]) * a.p[k];
+            at_b += (later[k] - earlier[k]) * b.p[k];
         }
         at_a <= 0.0 || at_b <= 0.0
     }

@@ -135,3 +135,34 @@ pub fn groups(y: &[f64], se: &[f64], tau: f64, prior_sd: f64) -> Groups {
         ),
     }
 }
+
+/// The eigenvalues of a correlation matrix that are farthest from 1, and their eigenvectors one after the other, by
+/// Jacobi's rotations.
+pub fn principal(dim: usize, rank: usize, matrix: impl Fn(usize, usize) -> f64) -> (Vec<f64>, Vec<f64>) {
+    let mut a: Vec<Vec<f64>> = (0..dim).map(|i| (0..dim).map(|j| matrix(i, j)).collect()).collect();
+    let mut rows: Vec<Vec<f64>> =
+        (0..dim).map(|i| (0..dim).map(|j| f64::from(u8::from(i == j))).collect()).collect();
+    for _ in 0..30 {
+        for p in 0..dim {
+            for q in p + 1..dim {
+                let angle = 0.5 * (2.0 * a[p][q]).atan2(a[q][q] - a[p][p]);
+                let (s, c) = angle.sin_cos();
+                let rotate = |x: &mut f64, y: &mut f64| (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
+                for k in 0..dim {
+                    let [x, y] = a.get_disjoint_mut([p, q]).unwrap();
+                    rotate(&mut x[k], &mut y[k]);
+                    let [x, y] = rows.get_disjoint_mut([p, q]).unwrap();
+                    rotate(&mut x[k], &mut y[k]);
+                }
+                for row in &mut a {
+                    let [x, y] = row.get_disjoint_mut([p, q]).unwrap();
+                    rotate(x, y);
+                }
+            }
+        }
+    }
+    let mut order: Vec<usize> = (0..dim).collect();
+    order.sort_by(|i, j| a[*j][*j].ln().abs().total_cmp(&a[*i][*i].ln().abs()));
+    order.truncate(rank);
+    (order.iter().map(|i| a[*i][*i]).collect(), order.iter().flat_map(|i| rows[*i].clone()).collect())
+}

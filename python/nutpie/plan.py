@@ -1,0 +1,58 @@
+"""What a run is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked for: all that its result says of how the draws were made.
+
+    Parameters
+    ----------
+    seed
+        Seed of all random numbers.
+    tune
+        Draws of the warm-up, as planned.
+    extend
+        Whether the warm-up may go on where its metric is not good at its end.
+    draws
+        Draws after it.
+    chains
+        Number of chains.
+    cores
+        Number of threads that run them.
+    sampler
+        Name of the sampler.
+    adaptation
+        Name of the way to adapt.
+    settings
+        Settings of the sampler that differ from the defaults, by name.
+    keep
+        What the core is to keep of the draws, as the argument ``keep`` of `nutpie._lib.sample`.
+    store_unconstrained
+        Whether the result holds the unconstrained draws, too.
+    """
+
+    seed: int
+    tune: int
+    extend: bool
+    draws: int
+    chains: int
+    cores: int
+    sampler: str
+    adaptation: str
+    settings: Mapping[str, int | float]
+    keep: Mapping[str, int | bool]
+    store_unconstrained: bool = False
+
+    def describe(self, tune: int) -> dict[str, Any]:
+        """Return the attribute ``inference_library_settings`` of a result with `tune` warm-up draws, before JSON."""
+        counts = {"num_tune": tune, "num_draws": self.draws, "num_chains": self.chains, "seed": self.seed}
+        settings = {**counts, "thin": self.keep.get("thin", 1), **self.settings}
+        return {"sampler": self.sampler, "adaptation": self.adaptation, "settings": settings}

@@ -1,0 +1,205 @@
+//! Chains that warm up together.
+//!
+//! Early on every chain has a metric and a step size of its own, so that none that is stuck far away can spoil the others,
+//! and none that is far out is kept from learning. Then the chains near the best one join their points and share a metric
+//! and a step size; the others go on by themselves. Chains meet after a draw, in the order of their numbers, so nothing
+//! depends on which was first.
+
+use serde::{Deserialize, Serialize};
+
+use super::group::{Group, Reason};
+use super::member::{Change, Member};
+use super::step_size::DualAverage;
+use crate::estimator::metric_check::top_eigenvalue;
+
+/// Above this top eigenvalue of the covariance of late draws, in the coordinates of the metric, the metric is bad.
+const BAD_EIGENVALUE: f64 = 9.0;
+
+/// Draws between the occasions on which chains may join the others.
+const JOIN_EVERY: u64 = 10;
+
+/// Draws by which a warm-up is extended, the most it may have before, and the share of the last top eigenvalue below which
+/// a second extension is worth its cost.
+const EXTENSION: u64 = 100;
+const LONGEST_EXTENDED: u64 = 550;
+const WORTHWHILE: f64 = 0.65;
+
+/// Most draws of a warm-up that may be extended, unless it was planned longer.
+pub const LONGEST_TUNE: u64 = LONGEST_EXTENDED + EXTENSION;
+
+/// The check of the metric at the end of a warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Warm-up draws so far.
+    pub draws: u64,
+    /// Top eigenvalue of the covariance of late draws in the coordinates of the metric.
+    pub top_eigenvalue: f64,
+    /// Whether the warm-up was extended.
+    pub extended: bool,
+}
+
+/// What the chains of a run share while they warm up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    group: Option<Group>,
+    step: Option<DualAverage>,
+    checks: Vec<Check>,
+}
+
+impl Pool {
+    /// The checks at the end of the warm-up.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// What the chains that joined share.
+    pub fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// All chains of the pool have made the same number of draws and wait. Afterwards none does.
+    pub fn meet(&mut self, members: &mut [&mut Member]) {
+        let Some(first) = members.first() else { return };
+        let (draw, tune) = (first.latest.draw, first.tune);
+        let (early_end, first_final, pooled_from) = (first.early_end, first.final_start, first.pooled_from());
+        find_lagging(members);
+        if members.len() > 1 {
+            self.advance(draw, members);
+            let since = (draw + 1).checked_sub(early_end);
+            if since.is_some_and(|draws| draws.is_multiple_of(JOIN_EVERY)) && draw + 1 < first_final {
+                self.join(members);
+            }
+        }
+        if draw >= pooled_from {
+            self.update_step(members);
+        }
+        if draw + 1 == tune {
+            self.check(tune, members);
+        }
+        members.iter_mut().for_each(|member| member.waiting = false);
+    }
+
+    /// Join the chains that do not lag and have a metric of their own.
+    fn join(&mut self, members: &mut [&mut Member]) {
+        let Some(group) = &mut self.group else { return self.merge(members) };
+        let late = group.is_late();
+        for member in members.iter_mut().filter(|member| !member.lagging && member.group.is_some()) {
+            // What it has seen on its way does not help the others.
+            member.share(
+                group.join(),
+                late,
+                Change::new(member.latest.draw, Reason::Merge, 0, group.metric()),
+            );
+        }
+    }
+
+    /// The first chains to share a metric.
+    fn merge(&mut self, members: &mut [&mut Member]) {
+        let near: Vec<&mut &mut Member> = members.iter_mut().filter(|member| !member.lagging).collect();
+        if near.len() < 2 {
+            return;
+        }
+        let (draw, settings) = (near[0].latest.draw, near[0].settings.clone());
+        let groups = near.into_iter().filter_map(|member| member.group.take()).collect();
+        let Some(mut group) = Group::merge(groups) else { return };
+        group.fit(draw, false, &settings);
+        order(members, &group, Reason::Merge);
+        self.group = Some(group);
+    }
+
+    /// Take in the points of the chains that share a metric.
+    fn advance(&mut self, draw: u64, members: &mut [&mut Member]) {
+        let Some(group) = &mut self.group else { return };
+        let (mut usable, mut gradients) = (0, 0);
+        let mut settings = None;
+        for member in members.iter_mut().filter(|member| member.group.is_none()) {
+            for [x, g] in member.fresh.drain(..) {
+                group.push(&x, &g);
+            }
+            usable += usize::from(member.latest.usable);
+            gradients += member.latest.n_steps;
+            settings.get_or_insert_with(|| member.settings.clone());
+        }
+        let Some(settings) = settings else { return };
+        let reason = group.advance(draw, usable, gradients, &settings);
+        for member in members.iter_mut().filter(|member| member.group.is_none()) {
+            member.late = group.is_late();
+        }
+        if let Some(reason) = reason {
+            order(members, group, reason);
+        }
+    }
+
+    /// One step size for all chains that do not lag, by dual averaging of their mean acceptance statistic. Others, and those
+    /// with another metric than the rest, have a step size of their own.
+    fn update_step(&mut self, members: &mut [&mut Member]) {
+        let shared = self.group.is_some();
+        let (near, apart): (Vec<&mut &mut Member>, Vec<_>) =
+            members.iter_mut().partition(|member| !member.lagging && (member.group.is_none() || !shared));
+        for member in apart {
+            let accept = member.accept();
+            member.step.update(accept, &member.settings);
+        }
+        let Some(settings) = near.first().map(|member| member.settings.clone()) else { return };
+        let step = self.step.get_or_insert_with(|| {
+            DualAverage::near(median(near.iter().map(|member| member.step.average()).collect()))
+        });
+        let accept = near.iter().map(|member| member.accept()).sum::<f64>() / near.len() as f64;
+        step.update(accept, &settings);
+        for member in near {
+            member.step = step.clone();
+        }
+    }
+
+    /// At the end of the warm-up: is the metric good? If not, go on for a while.
+    fn check(&mut self, tune: u64, members: &mut [&mut Member]) {
+        // Chains that went on by themselves have metrics of their own, which nobody else uses.
+        let of_group = |member: &&&mut Member| self.group.is_none() || member.group.is_none();
+        let own = members.first().and_then(|member| member.group.as_ref());
+        let Some(metric) = self.group.as_ref().or(own).map(|group| group.metric().clone()) else { return };
+        let recent: Vec<&[f64]> = members
+            .iter()
+            .filter(of_group)
+            .flat_map(|member| member.recent.iter().map(Vec::as_slice))
+            .collect();
+        let Some(top) = top_eigenvalue(&recent, &metric) else { return };
+        let bad = top > BAD_EIGENVALUE || members.iter().any(|member| member.lagging);
+        let worthwhile = self.checks.last().is_none_or(|last| top < WORTHWHILE * last.top_eigenvalue);
+        let wanted = members.first().is_some_and(|member| member.settings.extend);
+        let extended = wanted && bad && worthwhile && tune <= LONGEST_EXTENDED;
+        self.checks.push(Check { draws: tune, top_eigenvalue: top, extended });
+        if !extended {
+            return;
+        }
+        if let Some(group) = &mut self.group {
+            group.extend(EXTENSION);
+        }
+        for member in members {
+            member.extend(EXTENSION);
+        }
+    }
+}
+
+/// Mark the chains that are far below the best one.
+fn find_lagging(members: &mut [&mut Member]) {
+    let best = members.iter().map(|member| member.latest.logp).fold(f64::NEG_INFINITY, f64::max);
+    for member in members {
+        member.lagging = member.latest.logp < best - member.tolerance();
+    }
+}
+
+/// Give the metric of a group to the chains that share it.
+fn order(members: &mut [&mut Member], group: &Group, reason: Reason) {
+    let draw = members.first().map_or(0, |member| member.latest.draw);
+    let change = Change::new(draw, reason, group.n_points(), group.metric());
+    for member in members.iter_mut().filter(|member| member.group.is_none()) {
+        member.order(change.clone(), group.metric().clone());
+    }
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let n = numbers.len();
+    // Of logarithms, since these are step sizes.
+    if n == 0 { f64::NAN } else { (numbers[n / 2] * numbers[(n - 1) / 2]).sqrt() }
+}
