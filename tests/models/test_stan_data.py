@@ -184,6 +184,8 @@ def test_json_file(eight_schools_noncentered, tmp_path):
     assert eight_schools_noncentered.with_data(str(path), J=1, y=[2.0], sigma=[1.0]).n_dim == 3
     with pytest.raises(FileNotFoundError, match=r"there is no file of data .*none.json"):
         eight_schools_noncentered.with_data("none.json")
+    with pytest.raises(TypeError, match=r"with_data\(\) takes the data by name, a dict of them, .*, not list"):
+        eight_schools_noncentered.with_data([8, SCHOOLS["y"], SCHOOLS["sigma"]])
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="holds list, names with values are needed"):
         eight_schools_noncentered.with_data(path)

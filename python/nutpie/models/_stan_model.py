@@ -100,6 +100,8 @@ class CompiledStanModel(CompiledModel):
 
         Raises
         ------
+        TypeError
+            If ``data`` is neither a dict nor a path.
         ValueError
             For names that the data block does not have, values that are missing or NaN, and values of another type,
             shape or range than it wants; the message names the variable.
@@ -109,6 +111,11 @@ class CompiledStanModel(CompiledModel):
         >>> compiled.with_data(N=3, y=[1.0, 2.0, 3.0])
         >>> compiled.with_data("data.json", seed=1)
         """
+        if not (data is None or isinstance(data, Mapping | str | os.PathLike)):
+            raise TypeError(
+                "with_data() takes the data by name, a dict of them, or the path of a JSON file, "
+                f"not {type(data).__name__}"
+            )
         given = read_json(data) if isinstance(data, str | os.PathLike) else dict(data or {})
         number = 0 if seed is None else seed
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
