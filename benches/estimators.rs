@@ -1,15 +1,16 @@
 //! Milliseconds per fit of a metric, beside the model of its cost that decides whether a refit is paid.
 //!
 //! `cargo bench --bench estimators [-- DIM ...]` prints a table. Points are those of a correlated normal with noise in the
-//! gradients. "gram" is what the multiplication of the Gram matrix alone takes at the speed of the fastest of all rows.
+//! gradients. "1 round" and "3 rounds" are `fisher_pursuit` with so many rounds at most.
 
 #![allow(clippy::expect_used)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use nutpie_core::estimator::cost::cost_seconds;
+use nutpie_core::estimator::cost::{cost_seconds, pursuit_seconds};
 use nutpie_core::estimator::fisher_low_rank::{self, FisherOptions};
+use nutpie_core::estimator::fisher_pursuit::{self, PursuitOptions};
 use nutpie_core::estimator::points::{Point, PointSample};
 use nutpie_core::estimator::{fisher_diag_points, fisher_span, metric_check};
 use nutpie_core::metric::Metric;
@@ -72,8 +73,19 @@ fn best<T>(mut f: impl FnMut() -> T) -> f64 {
 fn main() {
     println!("milliseconds; rank: eigenvalues kept; check: largest eigenvalue of the whitened points");
     println!(
-        "{:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>5}",
-        "dim", "n", "low rank", "model", "gram", "span", "diag", "check", "rank"
+        "{:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>5}",
+        "dim",
+        "n",
+        "1 round",
+        "model",
+        "3 rounds",
+        "model",
+        "low rank",
+        "model",
+        "span",
+        "diag",
+        "check",
+        "rank"
     );
     let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     for dim in DIMENSIONS {
@@ -83,18 +95,25 @@ fn main() {
         for n in POINTS {
             let sample = sample(dim, n);
             let points: Vec<Point<'_>> = sample.points().collect();
-            let draws: Vec<&[f64]> = points.iter().map(|p| p.x).collect();
             let start = Metric::diagonal(&vec![1.0; dim], vec![0.0; dim]);
             let options = FisherOptions::default();
             let metric = fisher_low_rank::fit(&points, &start, &options).expect("a metric");
+            let pursuit = |rounds: usize| {
+                let options = PursuitOptions { rounds, ..PursuitOptions::default() };
+                best(|| fisher_pursuit::fit(&points, &start, &options))
+            };
+            let made =
+                fisher_pursuit::fit(&points, &start, &PursuitOptions { rounds: 3, ..Default::default() });
+            let made = made.expect("a metric").1;
+            let (one, three) = (pursuit(1), pursuit(3));
             let low_rank = best(|| fisher_low_rank::fit(&points, &start, &options));
             let span = best(|| fisher_span::fit(&points, &start, 1e-5, 2.0, usize::MAX));
             let diag = best(|| fisher_diag_points::fit(&points, &start));
-            let check = best(|| metric_check::top_eigenvalue(&draws, &metric));
+            let check = best(|| metric_check::top_eigenvalue(&points, &metric));
             let model = 1e3 * cost_seconds(n, dim, &options);
-            let gram = 4e3 * (n * n * dim) as f64 / 80e9;
+            let [one_model, three_model] = [1, made].map(|rounds| 1e3 * pursuit_seconds(n, dim, rounds));
             println!(
-                "{dim:>6} {n:>5} {low_rank:>9.3} {model:>9.3} {gram:>9.3} {span:>9.3} {diag:>9.3} {check:>9.3} {:>5}",
+                "{dim:>6} {n:>5} {one:>9.3} {one_model:>9.3} {three:>9.3} {three_model:>9.3} {low_rank:>9.3} {model:>9.3} {span:>9.3} {diag:>9.3} {check:>9.3} {:>5}",
                 metric.rank()
             );
         }

@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{AdaptSettings, Scheme};
+use super::fit;
+use super::settings::AdaptSettings;
 use super::windows::Windows;
-use crate::estimator::cost::cost_seconds;
-use crate::estimator::fisher_low_rank::FisherOptions;
 use crate::estimator::points::PointSample;
-use crate::estimator::{fisher_dense, fisher_diag_points, fisher_low_rank};
 use crate::metric::Metric;
 
-/// Draws between fits, where no window ends.
+/// Draws between fits, where no window ends: so many, or this share of a long warm-up.
 const FIT_EVERY: u64 = 10;
+const FITS_OF_LONG: u64 = 50;
 
 /// Fewer points than this do not make a metric.
 const MIN_POINTS: usize = 3;
 
-/// Points of a fit.
-const MAX_POINTS: usize = 200;
+/// Points of a fit. Where they are cheap, a long warm-up takes as many as it has draws, up to a limit.
+const POINTS: usize = 200;
+const MOST_POINTS: usize = 1000;
 
 /// Up to this dimension fits are always cheap enough.
 const FREE_DIM: usize = 400;
@@ -37,6 +37,8 @@ const SHARE_OF_EARLY: f64 = 0.25;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     points: PointSample,
+    max_points: usize,
+    fit_every: u64,
     windows: Windows,
     metric: Arc<Metric>,
     /// Draws of each chain in the newer sample, on average.
@@ -89,8 +91,12 @@ impl Reason {
 impl Group {
     /// A chain by itself, with the metric of its first point.
     pub fn new(tune: u64, settings: &AdaptSettings, metric: Arc<Metric>) -> Self {
+        let max_points =
+            if metric.dim() <= FREE_DIM { (tune as usize).clamp(POINTS, MOST_POINTS) } else { POINTS };
         Group {
-            points: PointSample::new(metric.dim(), MAX_POINTS),
+            points: PointSample::new(metric.dim(), max_points),
+            max_points,
+            fit_every: FIT_EVERY.max(tune / FITS_OF_LONG),
             windows: Windows::new(tune, settings),
             metric,
             background: 0.0,
@@ -148,7 +154,7 @@ impl Group {
 
     /// Points in the sample that the metric is fitted to.
     pub fn n_points(&self) -> usize {
-        self.points.len().min(MAX_POINTS)
+        self.points.len().min(self.max_points)
     }
 
     /// The schedule.
@@ -187,38 +193,23 @@ impl Group {
             self.background = 0.0;
         }
         let last = draw + 1 == self.windows.final_start();
-        let due = plan.switch || last || draw >= self.last_fit + FIT_EVERY;
+        let due = plan.switch || last || draw >= self.last_fit + self.fit_every;
         let reason = if plan.switch { Reason::Window } else { Reason::Fit };
         (due && self.fit(draw, last, settings)).then_some(reason)
     }
 
     /// Fit the metric to the points. False if the old one stays.
     pub fn fit(&mut self, draw: u64, at_any_cost: bool, settings: &AdaptSettings) -> bool {
-        let points = self.points.select(MAX_POINTS);
+        let points = self.points.select(self.max_points);
         if points.len() < MIN_POINTS {
             return false;
         }
-        let options = FisherOptions {
-            cutoff: settings.eigval_cutoff,
-            max_rank: Some(settings.max_rank as usize),
-            ..FisherOptions::default()
-        };
-        let cost = cost_seconds(points.len(), self.metric.dim(), &options);
-        let affordable = at_any_cost || self.spent + cost <= self.budget(draw);
-        let fitted = if affordable {
-            match settings.scheme {
-                Scheme::Dense => fisher_dense::fit(&points, &self.metric, &FisherOptions::dense()),
-                _ => fisher_low_rank::fit(&points, &self.metric, &options),
-            }
-        } else if self.metric.rank() == 0 {
-            fisher_diag_points::fit(&points, &self.metric)
-        } else {
+        let seconds = self.budget(draw) - self.spent;
+        let Some((fitted, cost)) = fit::fit(&points, &self.metric, settings, seconds, at_any_cost) else {
             self.counts.skipped += 1;
             return false;
         };
-        if affordable {
-            self.spent += cost;
-        }
+        self.spent += cost;
         self.last_fit = draw;
         match fitted.filter(Metric::is_usable) {
             Some(metric) => {

@@ -18,9 +18,14 @@ const SOLO: u64 = 20;
 /// A chain lags where its log density is below the best by more than this or the number of parameters.
 const MIN_LAG: f64 = 20.0;
 
-/// The check of the metric at the end looks at the draws from so many before the end, and at most so many of all chains.
+/// The check of the metric at the end looks at the last draws: so many, no more than this share of the warm-up, whose
+/// beginning is on the way in, and at most so many of all chains.
 const CHECKED_DRAWS: u64 = 90;
+const CHECKED_SHARE: f64 = 0.6;
 const CHECKED_POINTS: u64 = 200;
+
+/// Whether a chain lags is judged by so many of its last draws.
+const RECENT: usize = 10;
 
 /// A change of the metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,8 +69,10 @@ pub struct Member {
     pub(super) lagging: bool,
     pub(super) waiting: bool,
     pub(super) latest: Latest,
-    /// Positions of late draws.
-    pub(super) recent: VecDeque<Vec<f64>>,
+    /// Log densities of the last draws.
+    heights: VecDeque<f64>,
+    /// Positions and gradients of late draws.
+    pub(super) recent: Vec<[Vec<f64>; 2]>,
     /// Metric to be used from the next draw on.
     ordered: Option<Arc<Metric>>,
     metric_changed: bool,
@@ -77,7 +84,6 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Latest {
     pub draw: u64,
-    pub logp: f64,
     pub accept: [f64; 2],
     pub n_steps: u64,
     pub usable: bool,
@@ -101,7 +107,8 @@ impl Member {
             lagging: false,
             waiting: false,
             latest: Latest::default(),
-            recent: VecDeque::new(),
+            heights: VecDeque::new(),
+            recent: Vec::new(),
             ordered: None,
             metric_changed: false,
             search_pending: true,
@@ -202,12 +209,16 @@ impl Member {
 
     /// Take in a warm-up draw.
     pub fn observe(&mut self, draw: &Draw<'_>) {
-        if let Some([x, _]) = draw.point {
-            self.remember(draw.index, x);
+        if let Some(point) = draw.point {
+            self.remember(draw.index, point);
         }
+        if self.heights.len() == RECENT {
+            self.heights.pop_front();
+        }
+        self.heights.push_back(draw.logp);
         let usable = self.collects(draw.index) && self.take_points(draw);
-        let Draw { index, logp, accept, n_steps, .. } = *draw;
-        self.latest = Latest { draw: index, logp, accept, n_steps, usable };
+        let Draw { index, accept, n_steps, .. } = *draw;
+        self.latest = Latest { draw: index, accept, n_steps, usable };
         if let Some(group) = &mut self.group {
             let reason = group.advance(index, usize::from(usable), n_steps, &self.settings);
             self.late = group.is_late();
@@ -254,12 +265,25 @@ impl Member {
         any
     }
 
-    /// Keep the position of a late draw for the check at the end.
-    fn remember(&mut self, draw: u64, x: &[f64]) {
-        let every = (CHECKED_DRAWS * self.chains).div_ceil(CHECKED_POINTS).max(1);
-        if draw + CHECKED_DRAWS >= self.tune && draw.is_multiple_of(every) {
-            self.recent.push_back(x.to_vec());
+    /// Keep a late draw for the check at the end.
+    fn remember(&mut self, draw: u64, point: [&[f64]; 2]) {
+        let checked = CHECKED_DRAWS.min((CHECKED_SHARE * self.tune as f64) as u64);
+        let every = (checked * self.chains).div_ceil(CHECKED_POINTS).max(1);
+        if draw + checked >= self.tune && draw.is_multiple_of(every) {
+            self.recent.push(point.map(<[f64]>::to_vec));
         }
+    }
+
+    /// The largest log density of the last draws.
+    pub(super) fn highest(&self) -> f64 {
+        self.heights.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The median log density of the last draws.
+    pub(super) fn typical(&self) -> f64 {
+        let mut heights: Vec<f64> = self.heights.iter().copied().collect();
+        heights.sort_by(f64::total_cmp);
+        heights.get(heights.len() / 2).copied().unwrap_or(f64::NEG_INFINITY)
     }
 
     /// Use another metric from the next draw on.

@@ -4,6 +4,7 @@
 //! chains that share what they know.
 
 pub mod descent;
+mod fit;
 pub mod group;
 pub mod member;
 pub mod pool;

@@ -11,8 +11,9 @@ use super::group::{Group, Reason};
 use super::member::{Change, Member};
 use super::step_size::DualAverage;
 use crate::estimator::metric_check::top_eigenvalue;
+use crate::estimator::points::Point;
 
-/// Above this top eigenvalue of the covariance of late draws, in the coordinates of the metric, the metric is bad.
+/// Above this top eigenvalue of the distribution in the coordinates of the metric, as late draws show it, the metric is bad.
 const BAD_EIGENVALUE: f64 = 9.0;
 
 /// Draws between the occasions on which chains may join the others.
@@ -32,7 +33,7 @@ pub const LONGEST_TUNE: u64 = LONGEST_EXTENDED + EXTENSION;
 pub struct Check {
     /// Warm-up draws so far.
     pub draws: u64,
-    /// Top eigenvalue of the covariance of late draws in the coordinates of the metric.
+    /// Top eigenvalue of the distribution's covariance in the coordinates of the metric, estimated from late draws.
     pub top_eigenvalue: f64,
     /// Whether the warm-up was extended.
     pub extended: bool,
@@ -157,10 +158,10 @@ impl Pool {
         let of_group = |member: &&&mut Member| self.group.is_none() || member.group.is_none();
         let own = members.first().and_then(|member| member.group.as_ref());
         let Some(metric) = self.group.as_ref().or(own).map(|group| group.metric().clone()) else { return };
-        let recent: Vec<&[f64]> = members
+        let recent: Vec<Point<'_>> = members
             .iter()
             .filter(of_group)
-            .flat_map(|member| member.recent.iter().map(Vec::as_slice))
+            .flat_map(|member| member.recent.iter().map(|[x, g]| Point { x, g }))
             .collect();
         let Some(top) = top_eigenvalue(&recent, &metric) else { return };
         let bad = top > BAD_EIGENVALUE || members.iter().any(|member| member.lagging);
@@ -180,11 +181,12 @@ impl Pool {
     }
 }
 
-/// Mark the chains that are far below the best one.
+/// Mark the chains that are far below the best one: the best of their last draws below what is typical of it. Where scales
+/// vary, as in a funnel, single draws are often that far apart.
 fn find_lagging(members: &mut [&mut Member]) {
-    let best = members.iter().map(|member| member.latest.logp).fold(f64::NEG_INFINITY, f64::max);
+    let best = members.iter().map(|member| member.typical()).fold(f64::NEG_INFINITY, f64::max);
     for member in members {
-        member.lagging = member.latest.logp < best - member.tolerance();
+        member.lagging = member.highest() < best - member.tolerance();
     }
 }
 

@@ -55,7 +55,8 @@ impl Scheme {
             scheme: Scheme::LowRank,
             name: "low_rank",
             tune: 150,
-            doc: "As 'auto', but always in the joint span of some directions of draws and gradients.",
+            doc: "As 'auto', with the estimate in the joint span of leading directions of draws and of gradients, or in all \
+                  coordinates where draws allow.",
         },
         SchemeInfo {
             scheme: Scheme::Dense,
@@ -184,7 +185,7 @@ impl AdaptSettings {
             early_fraction: 0.3,
             final_fraction: 0.15,
             early_max_depth: 6,
-            eigval_cutoff: 2.0,
+            eigval_cutoff: if scheme == Scheme::Auto { 1.5 } else { 2.0 },
             max_rank: u64::from(u32::MAX),
             gamma: 1e-5,
         }
@@ -259,10 +260,11 @@ impl Configure for AdaptSettings {
         },
         float(
             "mass_matrix_eigval_cutoff",
-            2.0,
+            1.5,
             1.0,
             1e10,
-            "Eigenvalues of the scaled inverse mass matrix between the inverse of this and this are taken for 1.",
+            "Eigenvalues of the scaled inverse mass matrix between the inverse of this and this are taken for 1; 2 for \
+             adaptations other than 'auto'.",
         ),
         Setting {
             name: "max_rank",

@@ -11,6 +11,7 @@
 //! others are off by a common factor.
 
 use super::fisher_low_rank::{self, FisherOptions};
+use super::fisher_pursuit;
 
 /// The rank that a fit is taken to find.
 const RANK: usize = 20;
@@ -30,6 +31,13 @@ pub fn cost_seconds(n: usize, dim: usize, options: &FisherOptions) -> f64 {
         small + d * (points * (6.0 + 0.06 * points + 0.05 * r) + 0.06 * r * r)
     };
     1e-9 * nanoseconds
+}
+
+/// Seconds that `fisher_pursuit` takes for `n` points of `dim` parameters and so many rounds, about.
+pub fn pursuit_seconds(n: usize, dim: usize, rounds: usize) -> f64 {
+    let p = fisher_pursuit::directions(n, dim) as f64;
+    let (n, d, rounds) = (n as f64, dim as f64, rounds as f64);
+    1e-9 * (d * n * (20.0 + 4.0 * p) + rounds * d * n * (2.0 + 1.5 * p))
 }
 
 #[cfg(test)]

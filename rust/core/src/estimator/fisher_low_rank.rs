@@ -22,10 +22,8 @@ use super::geometric_mean::{self, Pairs};
 use super::linalg::{self, Eigen};
 use super::points::Point;
 use super::scaling::Scaled;
+use super::shrinkage;
 use crate::metric::Metric;
-
-/// Bounds of the pseudo-count that is chosen from the number of points.
-const PSEUDO_COUNTS: (f64, f64) = (1e-3, 5.0);
 
 /// Directions that hold less than this share of the largest are rounding.
 const NEGLIGIBLE: f64 = 1e-7;
@@ -55,8 +53,7 @@ impl Default for FisherOptions {
 impl FisherOptions {
     /// The pseudo-count for `n` points of `dim` parameters.
     pub(super) fn shrinkage(&self, n: usize, dim: usize) -> f64 {
-        let ratio = dim as f64 / n as f64;
-        self.pseudo_count.unwrap_or((0.5 * ratio * ratio).clamp(PSEUDO_COUNTS.0, PSEUDO_COUNTS.1))
+        self.pseudo_count.unwrap_or_else(|| shrinkage(n, dim))
     }
 
     /// Most eigenvalues that are kept.

@@ -56,7 +56,7 @@ fn inner(a: Mat<f64>, l: &Mat<f64>) -> Option<Eigen> {
 }
 
 /// Indices of the values beyond `cutoff` or below its inverse, the farthest from 1 first.
-fn far_from_one(values: &[f64], cutoff: f64, max_rank: usize) -> Vec<usize> {
+pub(super) fn far_from_one(values: &[f64], cutoff: f64, max_rank: usize) -> Vec<usize> {
     let distance = |i: usize| values[i].ln().abs();
     let mut chosen: Vec<usize> = (0..values.len()).filter(|i| distance(*i) > cutoff.ln()).collect();
     chosen.sort_by(|i, j| distance(*j).total_cmp(&distance(*i)));

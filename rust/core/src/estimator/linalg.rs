@@ -120,6 +120,12 @@ pub(super) fn cholesky(mut a: Mat<f64>) -> Option<Mat<f64>> {
     (0..n).all(|i| a[(i, i)].is_finite() && a[(i, i)] > 0.0).then_some(a)
 }
 
+/// Orthonormal columns that span those of a, which has no more columns than rows, and further ones where these are
+/// dependent.
+pub(super) fn orthonormal(a: Mat<f64>) -> Mat<f64> {
+    a.qr().compute_thin_Q()
+}
+
 /// rhs <- L^-1 rhs.
 pub(super) fn solve_lower(l: MatRef<'_, f64>, rhs: MatMut<'_, f64>) {
     triangular_solve::solve_lower_triangular_in_place(l, rhs, Par::Seq);

@@ -105,6 +105,17 @@ impl<'a> Scaled<'a> {
         }
     }
 
+    /// Multiply sigma by these factors.
+    pub fn rescale(&mut self, factors: &[f64]) {
+        for (i, factor) in factors.iter().enumerate() {
+            if self.factor_g[i] > 0.0 {
+                let square = (self.stds[i] * factor).powi(2).clamp(INV_MASS_BOUNDS.0, INV_MASS_BOUNDS.1);
+                self.stds[i] = square.sqrt();
+                (self.factor_x[i], self.factor_g[i]) = (1.0 / self.stds[i], self.stds[i]);
+            }
+        }
+    }
+
     /// The metric with these eigenvalues and eigenvectors (one after the other) in scaled coordinates, centred at
     /// mean x + M^-1 mean g; `None` if it cannot be used.
     pub fn into_metric(self, values: Vec<f64>, vectors: Vec<f64>) -> Option<Metric> {
