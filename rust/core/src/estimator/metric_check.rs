@@ -1,8 +1,10 @@
 //! How well a metric fits: the spectrum of the distribution in its coordinates, where it should be the identity.
 //!
-//! It is estimated as the metric itself is (`fisher_pursuit.rs`), from draws with their gradients. Covariances of draws alone
-//! would say little where there are more parameters than draws: of D independent parameters and n draws, their largest
-//! eigenvalue is near (1 + sqrt(D / n))^2.
+//! It is estimated as the metric itself is (`fisher_pursuit.rs`), from draws with their gradients, and also from the draws
+//! alone if there are twice as many as parameters: in a funnel they vary far more in some directions than gradients say.
+//! Of n draws of D parameters with covariance I, the largest sample eigenvalue is near (1 + sqrt(g))^2 with g = D / n, and one
+//! eigenvalue ell > 1 of the covariance shows as lambda = ell (1 + g / (ell - 1)) (Baik and Silverstein 2006). Solved for ell:
+//! ell = (b + sqrt(b^2 - 4 lambda)) / 2 with b = lambda + 1 - g.
 
 use faer::{Mat, MatRef};
 
@@ -23,8 +25,21 @@ pub fn top_eigenvalue(points: &[Point<'_>], metric: &Metric) -> Option<f64> {
     let inverse: Vec<f64> = metric.stds.iter().map(|s| 1.0 / s).collect();
     let x = whiten(points.iter().map(|p| p.x), points.len(), metric, &inverse, |v| 1.0 / v.sqrt());
     let g = whiten(points.iter().map(|p| p.g), points.len(), metric, &metric.stds, f64::sqrt);
+    let of_draws = if 2 * dim <= points.len() { top_of_draws(x.as_ref())? } else { 1.0 };
     let values = Whitened { x, g }.spectrum()?;
-    Some(values.into_iter().fold(1.0, f64::max))
+    Some(values.into_iter().fold(of_draws, f64::max))
+}
+
+/// The largest eigenvalue of the covariance of centred columns, cleared of what their finite number adds, at least 1.
+fn top_of_draws(x: MatRef<'_, f64>) -> Option<f64> {
+    let count = x.ncols() as f64;
+    let lambda = linalg::eigen(linalg::gram(x).as_ref())?.values.last()? / (count - 1.0);
+    let g = x.nrows() as f64 / count;
+    if lambda <= (1.0 + g.sqrt()).powi(2) {
+        return Some(1.0);
+    }
+    let b = lambda + 1.0 - g;
+    Some(0.5 * (b + (b * b - 4.0 * lambda).sqrt()))
 }
 
 /// In columns, (I + U^T (F - I) U) diag(factors) (row - mean), F the function of the metric's eigenvalues.
@@ -79,13 +94,13 @@ mod tests {
         for (dim, n) in [(3, 60), (20, 400), (150, 200), (400, 200), (2000, 120)] {
             let quiet = Normal::new(1, vec![2.0; dim], &[]);
             let ell = top_eigenvalue(&quiet.draw(1, n).view(), &scaled(2.0, dim)).unwrap();
-            assert!((ell - 1.0).abs() < 1e-6, "{dim}: {ell}");
+            assert!((ell - 1.0).abs() < 0.3, "{dim}: {ell}");
             let loud = Normal::new(1, vec![2.0; dim], &[50.0]);
             let ell = top_eigenvalue(&loud.draw(1, n).view(), &scaled(2.0, dim)).unwrap();
-            assert!((ell / 50.0).ln().abs() < 0.1, "{dim}: {ell}");
+            assert!((ell / 50.0).ln().abs() < 0.3, "{dim}: {ell}");
             // In coordinates that know the direction it is gone.
             let ell = top_eigenvalue(&loud.draw(1, n).view(), &loud.metric).unwrap();
-            assert!((ell - 1.0).abs() < 1e-6, "{dim}: {ell}");
+            assert!((ell - 1.0).abs() < 0.3, "{dim}: {ell}");
         }
     }
 
@@ -99,6 +114,18 @@ mod tests {
             let ell = top_eigenvalue(&points.view(), &unit(dim)).unwrap();
             assert!(ell < 4.0, "{dim}: {ell}");
         }
+    }
+
+    #[test]
+    fn what_draws_alone_show_counts_too() {
+        // Where gradients are wilder than draws, as in the neck of a funnel, the best metric is narrower than the draws.
+        let mut points = Normal::new(1, vec![1.0; 3], &[]).draw(1, 100);
+        for (i, (x, g)) in points.0.iter_mut().enumerate() {
+            x[0] *= 4.0;
+            g[0] *= if i % 10 == 0 { 12.0 } else { 0.25 };
+        }
+        let ell = top_eigenvalue(&points.view(), &unit(3)).unwrap();
+        assert!((ell / 16.0).ln().abs() < 0.4, "{ell}");
     }
 
     #[test]
