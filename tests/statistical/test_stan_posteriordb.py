@@ -19,7 +19,9 @@ SETTINGS = {
 
 
 #: Without a variance, so that averages have no standard error: for large K_m only the ratio of V_m to K_m is in the
-#: likelihood, and the Cauchy priors leave a density that falls as the third power.
+#: likelihood, and the Cauchy priors leave a density that falls as the third power. By numerical integration the means
+#: are 2.49 and 0.977, near those of the reference. Steps that suit the bulk are too long for K_m above about 60, where
+#: trajectories diverge: 0.2 % of the mass, but a tenth of the mean, is hardly visited.
 HEAVY_TAILED = {"one_comp_mm_elim_abs": ("K_m", "V_m")}
 
 
