@@ -9,10 +9,10 @@ import nutpie
 from nutpie.models._stan_data import read_json
 
 #: Settings where the usual ones do not serve. Some random starts lead to far-away modes: periods that do not fit, where
-#: the solver takes long, and mixtures of a single component. One posterior needs more draws for the same error.
+#: the solver takes long, and mixtures of a single component. Two posteriors need more draws for the same error.
 SETTINGS = {
     "lotka_volterra": {"init": {"theta": [0.5, 0.03, 0.8, 0.02], "z_init": [30.0, 5.0], "sigma": [0.3, 0.3]}},
-    "one_comp_mm_elim_abs": {"init": {"k_a": 0.8, "K_m": 0.3, "V_m": 1.0, "sigma": 0.1}},
+    "one_comp_mm_elim_abs": {"draws": 3000, "init": {"k_a": 0.8, "K_m": 0.3, "V_m": 1.0, "sigma": 0.1}},
     "low_dim_gauss_mix": {"init": {"mu": [-3.0, 3.0]}},
     "gp_pois_regr": {"draws": 6000, "target_accept": 0.95},
 }
