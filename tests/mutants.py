@@ -593,6 +593,74 @@ MUTANTS = [
         "device/along.rs",
         ("scale.mul(V::get(from)).add(", "V::get(from).add("),
     ),
+    # The metric of chains that pool, and how they pool.
+    mutant(
+        "pursuit: difference of position and gradient",
+        "estimator/fisher_pursuit.rs",
+        ("let sum = &self.x + &self.g;", "let sum = &self.x - &self.g;"),
+    ),
+    mutant(
+        "pursuit: scales corrected the wrong way",
+        "estimator/fisher_pursuit.rs",
+        ("let factor = ((left_x + kept) / (left_g + kept))", "let factor = ((left_g + kept) / (left_x + kept))"),
+    ),
+    mutant(
+        "pursuit: later rounds take the largest covariances",
+        "estimator/fisher_pursuit.rs",
+        ("of(&self.x) - of(&self.g)", "of(&self.x) + of(&self.g)"),
+    ),
+    mutant(
+        "pursuit: points stay in the old coordinates",
+        "estimator/fisher_pursuit.rs",
+        ("        stretch(&mut self.x, a, -0.5);\n", ""),
+    ),
+    mutant(
+        "pursuit: no root of the factors",
+        "estimator/fisher_pursuit.rs",
+        ("*a *= value.sqrt() - 1.0", "*a *= value - 1.0"),
+    ),
+    mutant(
+        "check: gradients scaled like positions",
+        "estimator/metric_check.rs",
+        ("metric, &metric.stds, f64::sqrt)", "metric, &inverse, f64::sqrt)"),
+    ),
+    mutant(
+        "check: draws alone do not count",
+        "estimator/metric_check.rs",
+        ("top_of_draws(x.as_ref())?", "1.0"),
+    ),
+    mutant(
+        "pool: one high draw makes the others lag",
+        "adapt/pool.rs",
+        ("member.typical()).fold", "member.highest()).fold"),
+    ),
+    mutant(
+        "pool: chains that come later stay alone",
+        "adapt/pool.rs",
+        ("draws.is_multiple_of(JOIN_EVERY)) &&", "draws == 0) &&"),
+    ),
+    mutant(
+        "pool: chains that lag join too",
+        "adapt/pool.rs",
+        ("members.iter_mut().filter(|member| !member.lagging).collect()", "members.iter_mut().collect()"),
+    ),
+    mutant(
+        "pool: chains that lag count for the step size",
+        "adapt/pool.rs",
+        ("!member.goes_alone(shared)", "true || shared"),
+    ),
+    mutant(
+        "pool: extended again whether it helps or not",
+        "adapt/pool.rs",
+        ("top < WORTHWHILE * last.top_eigenvalue", "top > 0.0 * last.top_eigenvalue"),
+    ),
+    mutant("pool: never extended", "adapt/pool.rs", ("let bad = top > BAD_EIGENVALUE", "let bad = top > f64::MAX")),
+    mutant(
+        "fit: the last one is not reserved",
+        "adapt/group.rs",
+        ("self.budget(draw) - self.spent - reserve", "self.budget(draw) - self.spent - 0.0 * reserve"),
+    ),
+    mutant("fit: the budget is no limit", "adapt/group.rs", ("share * SHARE_OF_RUN", "9.0 * share * SHARE_OF_RUN")),
 ]
 
 

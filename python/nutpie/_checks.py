@@ -108,12 +108,17 @@ def _not_finite(case: Case) -> list[Problem]:
     amount = "all draws" if missing[0].all() else f"{count(int(missing[0].sum()), 'draw')} of {missing[0].size}"
     where = tuple(case.label(i) for i in bad[:CLOSER_LOOK])
     message = f"{some_of(where, len(bad))} {'has' if len(bad) == 1 else 'have'} draws that are not finite"
+    # What the model could not compute, it has warned of when it tried.
+    said = case.run.messages.get("variables")
+    why = (
+        f"Computing it failed: {said}" if said else f"See where the expression of {worst} overflows or divides by zero"
+    )
     return [
         Problem(
             "not_finite",
-            "note" if always else "warning",
+            "note" if always or said else "warning",
             f"{message} ({worst}: {amount}).",
-            f"See where the expression of {worst} overflows or divides by zero; R-hat and ESS leave it out.",
+            f"{why}; R-hat and ESS leave it out.",
             where,
         )
     ]
@@ -343,6 +348,9 @@ def _divergences(case: Case) -> list[Problem]:
     errors = case.run.energy_errors
     if errors is not None and len(errors) and not np.isfinite(errors).mean() > 0.5:
         message += ", most because the log density or its gradient was not finite"
+        said = case.run.messages.get("log density")
+        if said:
+            message += f" or the model rejected the point ({said})"
         advice = (
             "See where the model overflows, divides by zero or leaves the domain of a function; bound parameters or "
             "tighten priors."

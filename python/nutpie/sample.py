@@ -66,7 +66,7 @@ def sample(
     Parameters
     ----------
     compiled_model : CompiledModel
-        What `nutpie.compile_pymc_model` returns.
+        What `nutpie.compile_pymc_model` and `nutpie.compile_stan_model` return.
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
@@ -220,6 +220,13 @@ def sample(
         "divergences": flag("store_divergences", store_divergences),
         "thin": counts.pop("thin"),
     }
+    if not isinstance(compiled_model, CompiledModel):
+        kind = type(compiled_model).__name__
+        raise TypeError(
+            "sample() takes what nutpie.compile_pymc_model(model) or nutpie.compile_stan_model(...) returns, not an "
+            f"object of type {kind}"
+        )
+    counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
     plan = Plan(
         seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
         sampler=sampler,
@@ -235,9 +242,6 @@ def sample(
         "log_prior": flag("log_prior", log_prior),
     }
     check, blocking = flag("check", check), flag("blocking", blocking)
-    if not isinstance(compiled_model, CompiledModel):
-        kind = type(compiled_model).__name__
-        raise TypeError(f"sample() takes what nutpie.compile_pymc_model(model) returns, not an object of type {kind}")
     pointwise: dict[str, PointwiseDensity] = {
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
