@@ -85,7 +85,9 @@ fn allocations(scheme: Scheme, metric: Option<Arc<Metric>>) -> [u64; 2] {
 
 #[test]
 fn no_allocation_per_leapfrog_or_draw() {
-    assert_eq!(allocations(Scheme::Diag, None), [0, 0]);
+    // Nine windows of the warm-up are recorded for the result.
+    let [warmup, after] = allocations(Scheme::Diag, None);
+    assert!(warmup <= 9 * 4 && after == 0, "{warmup} {after}");
     // Fits take memory, and points are kept; leapfrogs are a hundred times as many.
     let [warmup, after] = allocations(Scheme::Auto, None);
     assert!(warmup < 10_000 && after == 0, "{warmup} {after}");
