@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints%s.txt" % ("-py313" if sys.version_info > (3, 12) else ""))')
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: demo docs test wheel test-pymc6 test-statistical mutants lint format bench bench-peers clean
+.PHONY: demo docs test wheel test-pymc6 test-statistical mutants lint format bench bench-peers bench-posteriordb clean
 
 # Everything of the main job: install, compile a model, sample, print a summary, save figures.
 demo: $(VENV)/.installed
@@ -40,10 +40,10 @@ test-pymc6: wheel
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Long: kernels against exact answers with millions of gradients, and PyMC models against the references of posteriordb
-# (from ../shared, or NUTPIE_SHARED), several minutes.
+# Long: kernels against exact answers with millions of gradients, and PyMC and Stan models against the references of
+# posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
-	cargo test --release --package nutpie-core --test mams -- --ignored
+	cargo test --release --package nutpie-core --test mams --test kernels -- --ignored
 	$(BIN)/python -m pytest tests/statistical -m statistical
 
 # Breaks the sampler in many ways and shows that the tests notice each of them.
@@ -70,6 +70,11 @@ bench:
 bench-peers: $(VENV)/.installed
 	$(BIN)/python benches/peers/setup_envs.py
 	$(BIN)/python benches/peers/run.py
+
+# All posteriors of a checkout of posteriordb, or one made of our own programs: compiled, sampled, compared.
+bench-posteriordb: $(VENV)/.installed
+	@test -n "$(POSTERIORDB)" || { echo "say where it is: make bench-posteriordb POSTERIORDB=folder"; exit 1; }
+	$(BIN)/python benches/posteriordb/run.py $(POSTERIORDB)
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(RUST)
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs, or your system's package rustc >= 1.89"; exit 1; }

@@ -39,6 +39,7 @@ EXACT = (("--test", "validity"), ("trajectories", "a_turn", "statistics", "metri
 DEVICE = (("--test", "device"), ())
 COUPLED = (("--test", "coupled"), ())
 MAMS = (("--test", "mams"), ())
+KERNELS = (("--test", "kernels"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -573,7 +574,7 @@ MUTANTS = [
         "kernel/mams.rs",
         ("self.push_on(0.5 * self.h, kinetic, dots);", "self.push_on(self.h, kinetic, dots);"),
     ),
-    mutant("mams: everything accepted", "kernel/mams.rs", ("self.stream.uniform() < accept", "accept >= 0.0")),
+    mutant("mams: everything accepted", "kernel/transitions.rs", ("stream.uniform() < accept", "accept >= 0.0")),
     mutant(
         "mams: sign of the work",
         "kernel/mams.rs",
@@ -582,10 +583,44 @@ MUTANTS = [
     mutant(
         "mams: rejected points stay",
         "kernel/mams.rs",
-        (
-            "            self.state.rejections += 1;",
-            "            (self.slot, self.state.rejections) = (self.trial, 1);",
-        ),
+        ("        if accepted {\n", "        if accepted || self.steps % 2 == 0 {\n"),
+    ),
+    # Trajectories of fixed length, the exact-normal integrator, steps that adapt within a trajectory.
+    mutant(
+        "hmc: weights with another temperature",
+        "kernel/hmc.rs",
+        ("add_weights(self.log_weight, -error)", "add_weights(self.log_weight, -0.5 * error)"),
+    ),
+    mutant("hmc: no offset", "kernel/hmc.rs", ("self.stream.bits() % (self.steps + 1)", "0")),
+    mutant(
+        "hmc: an end of another energy",
+        "kernel/hmc.rs",
+        ("energy - self.start_energy }", "-arrival.logp + self.logp }"),
+    ),
+    mutant(
+        "exact normal: the pull stays",
+        "device/ops.rs",
+        ("m_new[i] = cos * m[i] + sin * p;", "m_new[i] = m[i];"),
+    ),
+    mutant(
+        "exact normal: momenta do not rotate",
+        "device/ops.rs",
+        ("p_new[i] = cos * p - sin * m[i];", "p_new[i] = p;"),
+    ),
+    mutant(
+        "walnuts: nobody looks for the way back",
+        "kernel/walnuts.rs",
+        ("        if halvings < self.halvings {", "        if halvings > self.halvings {"),
+    ),
+    mutant(
+        "walnuts: the way back may differ",
+        "kernel/walnuts.rs",
+        ("                self.tree.give_up();\n", "                self.way_back(self.halvings);\n"),
+    ),
+    mutant(
+        "walnuts: the start of a way has any energy",
+        "kernel/walnuts.rs",
+        ("low: energy, high: energy,", "low: f64::INFINITY, high: f64::NEG_INFINITY,"),
     ),
     mutant("device: glides do not scale", "device/ops.rs", ("scale.mul(p).add(kick.mul(g))", "p.add(kick.mul(g))")),
     mutant(
@@ -593,6 +628,74 @@ MUTANTS = [
         "device/along.rs",
         ("scale.mul(V::get(from)).add(", "V::get(from).add("),
     ),
+    # The metric of chains that pool, and how they pool.
+    mutant(
+        "pursuit: difference of position and gradient",
+        "estimator/fisher_pursuit.rs",
+        ("let sum = &self.x + &self.g;", "let sum = &self.x - &self.g;"),
+    ),
+    mutant(
+        "pursuit: scales corrected the wrong way",
+        "estimator/fisher_pursuit.rs",
+        ("let factor = ((left_x + kept) / (left_g + kept))", "let factor = ((left_g + kept) / (left_x + kept))"),
+    ),
+    mutant(
+        "pursuit: later rounds take the largest covariances",
+        "estimator/fisher_pursuit.rs",
+        ("of(&self.x) - of(&self.g)", "of(&self.x) + of(&self.g)"),
+    ),
+    mutant(
+        "pursuit: points stay in the old coordinates",
+        "estimator/fisher_pursuit.rs",
+        ("        stretch(&mut self.x, a, -0.5);\n", ""),
+    ),
+    mutant(
+        "pursuit: no root of the factors",
+        "estimator/fisher_pursuit.rs",
+        ("*a *= value.sqrt() - 1.0", "*a *= value - 1.0"),
+    ),
+    mutant(
+        "check: gradients scaled like positions",
+        "estimator/metric_check.rs",
+        ("metric, &metric.stds, f64::sqrt)", "metric, &inverse, f64::sqrt)"),
+    ),
+    mutant(
+        "check: draws alone do not count",
+        "estimator/metric_check.rs",
+        ("top_of_draws(x.as_ref())?", "1.0"),
+    ),
+    mutant(
+        "pool: one high draw makes the others lag",
+        "adapt/pool.rs",
+        ("member.typical()).fold", "member.highest()).fold"),
+    ),
+    mutant(
+        "pool: chains that come later stay alone",
+        "adapt/pool.rs",
+        ("draws.is_multiple_of(JOIN_EVERY)) &&", "draws == 0) &&"),
+    ),
+    mutant(
+        "pool: chains that lag join too",
+        "adapt/pool.rs",
+        ("members.iter_mut().filter(|member| !member.lagging).collect()", "members.iter_mut().collect()"),
+    ),
+    mutant(
+        "pool: chains that lag count for the step size",
+        "adapt/pool.rs",
+        ("!member.goes_alone(shared)", "true || shared"),
+    ),
+    mutant(
+        "pool: extended again whether it helps or not",
+        "adapt/pool.rs",
+        ("top < WORTHWHILE * last.top_eigenvalue", "top > 0.0 * last.top_eigenvalue"),
+    ),
+    mutant("pool: never extended", "adapt/pool.rs", ("let bad = top > BAD_EIGENVALUE", "let bad = top > f64::MAX")),
+    mutant(
+        "fit: the last one is not reserved",
+        "adapt/group.rs",
+        ("self.budget(draw) - self.spent - reserve", "self.budget(draw) - self.spent - 0.0 * reserve"),
+    ),
+    mutant("fit: the budget is no limit", "adapt/group.rs", ("share * SHARE_OF_RUN", "9.0 * share * SHARE_OF_RUN")),
 ]
 
 
@@ -654,7 +757,9 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (UNIT, DEVICE, COUPLED, MAMS, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, MAMS, ALL):
+    for target, names in (
+        (UNIT, DEVICE, COUPLED, MAMS, KERNELS, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, MAMS, KERNELS, ALL)
+    ):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

@@ -27,7 +27,7 @@ from simple_model import (
 
 import nutpie
 from nutpie.metric import Metric
-from nutpie.settings import ONLY_WITH, declared
+from nutpie.settings import ONLY_WITH, ONLY_WITH_SAMPLER, declared
 
 ADAPTATIONS = [name for name, *_ in nutpie._lib.adaptations()]
 POOLED = ["auto", "low_rank", "dense"]
@@ -225,10 +225,23 @@ def test_condition_numbers(run, covariance):
     )
 
 
-@pytest.mark.parametrize("adaptation", ["diag", "low_rank_windows", "stan", "fixed"])
+@pytest.mark.parametrize("adaptation", ["diag", "draw_diag", "low_rank_windows", "stan", "fixed"])
 def test_adaptations_of_single_chains_tell_what_they_can(model, adaptation):
-    group = sample(model, adaptation=adaptation, tune=60).adaptation
-    assert not any(name.startswith("change_") for name in group)
+    result = sample(model, adaptation=adaptation, tune=60, store_mass_matrix=True)
+    group = result.adaptation
+    if adaptation == "fixed":
+        assert not any(name.startswith("change_") for name in group)
+    else:
+        for chain in range(group.sizes["chain"]):
+            own = group.sel(change=group["change_chain"].values == chain)
+            assert own["change_reason"].values[0] == "start"
+            assert own["change_reason"].values[-1] in ("window", "fit")
+            assert (np.diff(own["change_draw"]) > 0).all()
+            assert own["change_points"].values[-1] >= 10
+    if adaptation == "stan":
+        # One window of 45 draws.
+        assert group["change_draw"].values.tolist() == sorted([0, 53] * group.sizes["chain"])
+        np.testing.assert_array_equal(own["change_stds"].values[-1], result.mass_matrix["stds"].values[-1])
     assert group["check_chain"].size == 0
     assert np.isnan(group["condition_number_left"]).all()
     assert (group["condition_number"] >= 1).all()
@@ -338,7 +351,7 @@ def test_the_extension_stops_when_it_does_not_help():
 
 
 def test_divergences_of_an_extended_warmup_are_counted_from_its_end():
-    result = funnel(seed=1, draws=1000, target_accept=0.6)
+    result = funnel(draws=1000, target_accept=0.6)
     tune = result.posterior.attrs["tuning_steps"]
     assert tune > 150
     for name, tuning in (("warmup_sample_stats", True), ("sample_stats", False)):
@@ -465,7 +478,8 @@ OTHER_VALUES = {
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_every_setting_has_an_effect_or_is_refused(covariance, adaptation):
-    assert set(OTHER_VALUES) == set(declared())
+    # Those of other samplers have tests of their own.
+    assert set(OTHER_VALUES) == set(declared()) - set(ONLY_WITH_SAMPLER)
     options = {"adaptation": adaptation, "tune": 250, "draws": 10}
     model = GaussianModel(covariance)
     default = sample(model, **options).posterior["x"].values

@@ -19,6 +19,7 @@ from nutpie.sample import sample
 if TYPE_CHECKING:
     from nutpie.metric_plots import plot_metric
     from nutpie.models.pymc import compile_pymc_model
+    from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.plots import plot_run
 
 __all__ = [
@@ -27,18 +28,22 @@ __all__ = [
     "SamplingWarning",
     "__version__",
     "compile_pymc_model",
+    "compile_stan_model",
     "diagnose",
     "include_dir",
     "plot_metric",
     "plot_run",
+    "prune_stan_cache",
     "sample",
 ]
 
 #: Names that are imported at first use, so that `import nutpie` stays quick.
 _LAZY = {
     "compile_pymc_model": "nutpie.models.pymc",
+    "compile_stan_model": "nutpie.models.stan",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
+    "prune_stan_cache": "nutpie.models.stan",
 }
 
 

@@ -139,9 +139,9 @@ class Case:
     @property
     def target(self) -> tuple[str, float]:
         """The setting that says how small the steps of the draws are: its name and its value."""
-        known = {"nuts": ("target_accept", 0.8), "walnuts": ("walnuts_target", 0.8)}
-        name, default = known.get(self.kernel, (f"{self.kernel}_target_accept", 0.9))
-        return name, self.setting(name, default)
+        names = {"nuts": "target_accept", "walnuts": "walnuts_target"}
+        name = names.get(self.kernel, f"{self.kernel}_target_accept")
+        return name, self.setting(name, 0.8)
 
     def setting(self, name: str, default: float = math.nan) -> float:
         """Return a setting of the run."""

@@ -29,7 +29,7 @@ CLOSER_LOOK = 20
 #: Draws of a chain below which R-hat, effective sample size and E-BFMI say little.
 FEW_DRAWS = 100
 
-#: Rejections in a row that are too many, of a kernel that accepts nine of ten transitions.
+#: Rejections in a row that are too many, of a kernel that accepts more than nine of ten transitions.
 MANY_REJECTIONS = 20
 
 #: R-hat above this is an error.
@@ -108,12 +108,17 @@ def _not_finite(case: Case) -> list[Problem]:
     amount = "all draws" if missing[0].all() else f"{count(int(missing[0].sum()), 'draw')} of {missing[0].size}"
     where = tuple(case.label(i) for i in bad[:CLOSER_LOOK])
     message = f"{some_of(where, len(bad))} {'has' if len(bad) == 1 else 'have'} draws that are not finite"
+    # What the model could not compute, it has warned of when it tried.
+    said = case.run.messages.get("variables")
+    why = (
+        f"Computing it failed: {said}" if said else f"See where the expression of {worst} overflows or divides by zero"
+    )
     return [
         Problem(
             "not_finite",
-            "note" if always else "warning",
+            "note" if always or said else "warning",
             f"{message} ({worst}: {amount}).",
-            f"See where the expression of {worst} overflows or divides by zero; R-hat and ESS leave it out.",
+            f"{why}; R-hat and ESS leave it out.",
             where,
         )
     ]
@@ -127,7 +132,7 @@ def _stuck(case: Case) -> tuple[list[Problem], list[int]]:
         name = f"Chain {case.run.chains[chain]}"
         advice = (
             "It cannot leave a narrow region: take smaller steps, "
-            f"{case.target[0]}={max(0.95, case.target[1])}, or reparametrise."
+            f"{case.target[0]}={max(0.95 if case.target[1] < 0.94 else 0.98, case.target[1])}, or reparametrise."
             if began_well
             else f"Do not use it; give it another start (seed= or init=) and a longer warm-up, tune={longer(case)}."
         )
@@ -343,6 +348,9 @@ def _divergences(case: Case) -> list[Problem]:
     errors = case.run.energy_errors
     if errors is not None and len(errors) and not np.isfinite(errors).mean() > 0.5:
         message += ", most because the log density or its gradient was not finite"
+        said = case.run.messages.get("log density")
+        if said:
+            message += f" or the model rejected the point ({said})"
         advice = (
             "See where the model overflows, divides by zero or leaves the domain of a function; bound parameters or "
             "tighten priors."
@@ -354,7 +362,8 @@ def _divergences(case: Case) -> list[Problem]:
         message += f", {by_chain.max() / kept:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
     place, name = _where_divergences_are(case, diverging) if kept >= 5 else ("", "")
     name_of_target, target = case.target
-    steps = [t for t in (0.95, 0.99) if t > target]
+    # More than a little closer to 1, so that it makes a difference.
+    steps = [t for t in (0.95, 0.99) if t > target + 0.01]
     if steps and number / total < 0.2:
         advice = f"Take smaller steps, {name_of_target}={steps[0]}; if some remain, reparametrise"
         advice += f" {name}." if name else " (non-centred hierarchies), or tighten priors."

@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -259,6 +259,8 @@ class RunData:
         Of all divergences after warm-up, also of draws that were not kept; None if the result does not have them.
     warmup
         What it tells of the warm-up; None if it does not.
+    messages
+        What the model said most often, by what was computed: the ``log density``, or the ``variables`` of the result.
     """
 
     parameters: Parameters
@@ -268,6 +270,7 @@ class RunData:
     settings: dict[str, Any]
     energy_errors: np.ndarray | None = None
     warmup: WarmupData | None = None
+    messages: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, result: Any, var_names: str | Sequence[str] | None = None) -> RunData:
@@ -293,7 +296,15 @@ class RunData:
             settings=_settings(attrs),
             energy_errors=_energy_errors(group(result, "divergences")),
             warmup=WarmupData.read(group(result, ADAPTATION)),
+            messages=_messages(group(result, "messages")),
         )
+
+
+def _messages(dataset: Any) -> dict[str, str]:
+    if dataset is None or not {"source", "text", "count"} <= set(dataset.data_vars):
+        return {}
+    columns = (np.asarray(dataset[name].values).tolist() for name in ("source", "text", "count"))
+    return {str(source): str(text) for source, text, _ in sorted(zip(*columns, strict=True), key=lambda row: row[2])}
 
 
 def _energy_errors(divergences: Any) -> np.ndarray | None:

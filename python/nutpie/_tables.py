@@ -19,10 +19,13 @@ from nutpie.models.base import Variable
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel
 
-__all__ = ["PARAMETER", "Source", "draw_groups", "own_dims", "used_coords"]
+__all__ = ["PARAMETER", "WARMUP", "Source", "draw_groups", "own_dims", "used_coords"]
 
 #: Dimension of vectors on the unconstrained scale; its coordinates are the names of the parameters.
 PARAMETER = "unconstrained_parameter"
+
+#: Prefix of the names of groups of the warm-up.
+WARMUP = "warmup_"
 
 #: Bytes of the unconstrained draws and of the variables that are computed from them in one go.
 CHUNK_BYTES = 16 * 2**20
@@ -39,9 +42,10 @@ class Source:
     variables
         What it holds.
     of
-        From some draws of a block to an array for each of ``variables``.
-    warmup, sampling
-        Whether there is one for the warm-up, and one for the draws after it.
+        From some draws of a block, their chain and the number of the first of them in the group to an array for each of
+        ``variables``.
+    prefixes
+        Of the groups of this name that there are: the empty one, and that of the warm-up.
     descriptions
         Attribute ``description`` by variable.
     aliases
@@ -54,9 +58,8 @@ class Source:
 
     group: str
     variables: Sequence[Variable]
-    of: Callable[[Block], Mapping[str, np.ndarray]]
-    warmup: bool = True
-    sampling: bool = True
+    of: Callable[[Block, int, int], Mapping[str, np.ndarray]]
+    prefixes: Sequence[str] = ("", WARMUP)
     descriptions: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     copied: bool = False
@@ -110,7 +113,7 @@ def draw_groups(
         _Table(source, part)
         for part in _parts(chains, save_warmup=save_warmup)
         for source in sources
-        if (source.warmup if part.prefix else source.sampling)
+        if part.prefix in source.prefixes
     ]
     for chain in chains:
         _fill(tables, chain)
@@ -140,7 +143,7 @@ def _parts(chains: Sequence[ChainDraws], *, save_warmup: bool) -> list[_Part]:
         shortest = min((c.tune for c in chains), default=0)
         common = max((c.warmup for c in chains if c.tune == shortest), default=0)
         ends = {chain: min(end, common) for chain, end in warmup.items()}
-        parts.append(_rectangle("warmup_", dict.fromkeys(warmup, 0), ends))
+        parts.append(_rectangle(WARMUP, dict.fromkeys(warmup, 0), ends))
     return parts
 
 
@@ -201,7 +204,7 @@ class _Table:
         step = max(1, CHUNK_BYTES // max(draw_bytes, 1))
         for low in range(start, stop, step):
             high = min(low + step, stop)
-            found = self._source.of(block.part(low, high))
+            found = self._source.of(block.part(low, high), chain, low - offset)
             for name, values in self._values.items():
                 values[row, low - offset : high - offset] = found[name]
             self._filled[row, low - offset : high - offset] = True

@@ -195,7 +195,7 @@ def _chain_variables(warmup: _Warmup) -> dict[str, Any]:
         ),
         "condition_number_left": (
             warmup.left(),
-            "That with this metric, by the last check: the largest variance of late warm-up draws in its coordinates. "
+            "That with this metric, by the last check: the largest variance in its coordinates, from late draws. "
             f"1 is ideal, more than {BAD_EIGENVALUE:g} bad; NaN where it was not checked.",
         ),
     }
@@ -221,7 +221,10 @@ def _check_variables(checks: Sequence[_Check]) -> dict[str, Any]:
     columns = {
         "chain": (np.int64, f"Chain whose metric was checked; {SHARED} for that which chains share."),
         "draws": (np.int64, "Warm-up draws so far."),
-        "top_eigenvalue": (np.float64, "Largest variance of late draws in the coordinates of the metric."),
+        "top_eigenvalue": (
+            np.float64,
+            "Largest variance in the coordinates of the metric, as late draws and their gradients show it.",
+        ),
         "extended": (np.bool_, "Whether the warm-up was extended."),
     }
     return {

@@ -89,7 +89,7 @@ def plot_metric(result: Any) -> Figure:
     when each parameter is scaled by its standard deviation, after each change of the matrix, where the grey band is
     taken for 1; the scales relative to the last ones, as the factor by which they typically differ; and the directions
     of the eigenvectors whose eigenvalues are furthest from 1, or the scales if there are none. The second and third are
-    there after a pooled adaptation only (``"auto"``, ``"low_rank"``, ``"dense"``).
+    not there after ``adaptation="fixed"``, which changes nothing.
 
     Parameters
     ----------

@@ -81,6 +81,9 @@ class _Job:
         """Return the seconds since the run began, or that it took."""
         return self.seconds or time.perf_counter() - self.began
 
+    def messages(self) -> Sequence[tuple[str, int]]:
+        return self._density.messages() if self._density.messages is not None else ()
+
     def progress(self) -> list[ChainProgress]:
         return [ChainProgress.from_core(values, self.plan.tune, self.plan.draws) for values in self.control.progress()]
 
@@ -317,7 +320,16 @@ class SamplingRun:
             trace["tune"], trace["made"] = progress[chain].total_tune, progress[chain].finished_draws
             chains.append(ChainDraws.from_core(chain, self._starts[chain], trace))
             del trace
-        return build_result(self._model, chains, self._job.plan, self._job.elapsed(), self._pointwise, self._job.shared)
+        job = self._job
+        return build_result(
+            self._model,
+            chains,
+            job.plan,
+            job.elapsed(),
+            pointwise=self._pointwise,
+            shared=job.shared,
+            messages=job.messages(),
+        )
 
     def _state(self) -> str:
         if not self.is_finished:

@@ -66,7 +66,7 @@ def sample(
     Parameters
     ----------
     compiled_model : CompiledModel
-        What `nutpie.compile_pymc_model` returns.
+        What `nutpie.compile_pymc_model` and `nutpie.compile_stan_model` return.
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
@@ -137,9 +137,9 @@ def sample(
           the attributes ``kernel`` and ``kernel_reason`` of its group ``adaptation``.
         - ``"hmc"``: Hamiltonian Monte Carlo with trajectories whose length does not depend on where they go, of several
           kinds (``trajectory``), with as many for each draw as ``"mams"`` takes.
-        - ``"walnuts"``: the no-U-turn sampler with steps that adapt within a trajectory (Bou-Rabee, Carpenter, Kleppe and
-          Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Its draws cost
-          more.
+        - ``"walnuts"``: the no-U-turn sampler with steps that adapt within a trajectory (Bou-Rabee, Carpenter, Kleppe
+          and Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Its draws
+          cost more.
 
         All but ``"nuts"`` and ``"auto"`` need a warm-up, and one of the adaptations ``"auto"``, ``"low_rank"`` and
         ``"dense"``.
@@ -227,6 +227,13 @@ def sample(
         "divergences": flag("store_divergences", store_divergences),
         "thin": counts.pop("thin"),
     }
+    if not isinstance(compiled_model, CompiledModel):
+        kind = type(compiled_model).__name__
+        raise TypeError(
+            "sample() takes what nutpie.compile_pymc_model(model) or nutpie.compile_stan_model(...) returns, not an "
+            f"object of type {kind}"
+        )
+    counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
     plan = Plan(
         seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
         sampler=sampler,
@@ -242,9 +249,6 @@ def sample(
         "log_prior": flag("log_prior", log_prior),
     }
     check, blocking = flag("check", check), flag("blocking", blocking)
-    if not isinstance(compiled_model, CompiledModel):
-        kind = type(compiled_model).__name__
-        raise TypeError(f"sample() takes what nutpie.compile_pymc_model(model) returns, not an object of type {kind}")
     pointwise: dict[str, PointwiseDensity] = {
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }

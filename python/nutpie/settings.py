@@ -169,9 +169,7 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
         for s in declared().values()
     ]
     function.__signature__ = signature.replace(parameters=[*fixed, *own])  # type: ignore[attr-defined]
-    lines = [
-        f"{s.name} : {_shown_type(s)}, default {shown_default(s)}\n{_wrapped(s.doc)}" for s in declared().values()
-    ]
+    lines = [f"{s.name} : {_shown_type(s)}, default {shown_default(s)}\n{_wrapped(s.doc)}" for s in declared().values()]
     text = inspect.cleandoc(function.__doc__ or "")
     function.__doc__ = text.replace(
         "**settings\n    Settings of the sampler, listed by `nutpie.settings`.", "\n".join(lines)

@@ -15,9 +15,10 @@ import numpy as np
 
 from nutpie import _lib
 from nutpie._draws import Block, ChainDraws
-from nutpie._tables import PARAMETER, Source, draw_groups, own_dims, used_coords
+from nutpie._messages import Failures
+from nutpie._tables import PARAMETER, WARMUP, Source, draw_groups, own_dims, used_coords
 from nutpie._warmup import warmup_groups
-from nutpie.models.base import Variable
+from nutpie.models.base import DrawContext, Variable
 
 if TYPE_CHECKING:
     from nutpie.models.base import CompiledModel, PointwiseDensity
@@ -58,6 +59,7 @@ def build_result(
     seconds: float,
     pointwise: Mapping[str, PointwiseDensity] | None = None,
     shared: Mapping[str, Any] | None = None,
+    messages: Sequence[tuple[str, int]] = (),
 ) -> Any:
     """Build the result of a run.
 
@@ -75,6 +77,8 @@ def build_result(
         Terms of the log density by group, as from `CompiledModel.pointwise`; computed for the draws after warm-up.
     shared
         What the core says of the warm-up that chains had in common.
+    messages
+        Messages of the log density and how often each came, as from `Density.messages`.
 
     Returns
     -------
@@ -89,19 +93,24 @@ def build_result(
         the unconstrained scale. Values that are missing are NaN.
     """
     save_warmup = bool(plan.keep.get("warmup", True))
-    groups, error = draw_groups(model, chains, _sources(model, chains, plan, pointwise or {}), save_warmup=save_warmup)
+    failures = Failures()
+    sources = _sources(model, chains, plan, pointwise or {}, failures)
+    groups, error = draw_groups(model, chains, sources, save_warmup=save_warmup)
     try:
-        groups["initial_points"] = _initial_points(model, np.stack([c.start for c in chains]))
+        groups["initial_points"] = _initial_points(model, plan, np.stack([c.start for c in chains]), failures)
     except Exception as found:
         error = error or found
     divergences = _divergences(model, chains, plan)
     if divergences is not None:
         groups["divergences"] = divergences
     groups |= warmup_groups(model, chains, plan, shared or {})
+    if messages or failures:
+        groups["messages"] = failures.table(messages)
+        failures.warn()
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays)
-    attrs = _attributes(chains, plan, seconds)
+    attrs = _attributes(chains, plan, seconds) | model.attributes()
     result = _assemble({name: group.assign_attrs(attrs) for name, group in groups.items()})
     if error is not None:
         attach(
@@ -122,32 +131,45 @@ def attach(error: BaseException, result: Any, note: str) -> None:
 
 
 def _sources(
-    model: CompiledModel, chains: Sequence[ChainDraws], plan: Plan, pointwise: Mapping[str, PointwiseDensity]
+    model: CompiledModel,
+    chains: Sequence[ChainDraws],
+    plan: Plan,
+    pointwise: Mapping[str, PointwiseDensity],
+    failures: Failures,
 ) -> list[Source]:
     """List the groups that are computed from draws. A further column of the store is a variable of one of them."""
-    unconstrained = _unconstrained_source(model)
     statistics = [_statistics_source(model, plan, WARMUP_KERNEL)]
     if (kernel := _kernel(chains)) != WARMUP_KERNEL:
         statistics = [
-            dataclasses.replace(_statistics_source(model, plan, kernel), warmup=False),
-            dataclasses.replace(statistics[0], sampling=False),
+            dataclasses.replace(_statistics_source(model, plan, kernel), prefixes=("",)),
+            dataclasses.replace(statistics[0], prefixes=(WARMUP,)),
         ]
     return [
-        Source(
-            "posterior",
-            model.variables,
-            lambda block: model.expand(block.positions),
-            instead=None if plan.store_unconstrained else unconstrained,
-        ),
+        _expanded_source(model, plan, failures, ""),
+        _expanded_source(model, plan, failures, WARMUP),
         *statistics,
         *(_pointwise_source(group, density) for group, density in pointwise.items()),
-        *([unconstrained] if plan.store_unconstrained else []),
+        *([_unconstrained_source(model)] if plan.store_unconstrained else []),
     ]
+
+
+def _expanded_source(model: CompiledModel, plan: Plan, failures: Failures, prefix: str) -> Source:
+    """Return the variables of the model; messages of what could not be computed go to ``failures``."""
+    thin = int(plan.keep.get("thin", 1))
+
+    def expand(block: Block, chain: int, first: int) -> Mapping[str, np.ndarray]:
+        numbers = thin * np.arange(first, first + len(block))
+        context = DrawContext(plan.seed, chain, numbers, prefix == WARMUP, failures.report)
+        return model.expand_draws(block.positions, context)
+
+    variables = model.warmup_variables if prefix == WARMUP else model.variables
+    instead = None if plan.store_unconstrained else _unconstrained_source(model)
+    return Source("posterior", variables, expand, prefixes=(prefix,), instead=instead)
 
 
 def _unconstrained_source(model: CompiledModel) -> Source:
     variables = model.unconstrained_variables
-    return Source("unconstrained_posterior", variables, lambda b: _split(b.positions, variables), copied=True)
+    return Source("unconstrained_posterior", variables, lambda b, *_: _split(b.positions, variables), copied=True)
 
 
 def _kernel(chains: Sequence[ChainDraws]) -> str:
@@ -164,7 +186,7 @@ def _statistics_source(model: CompiledModel, plan: Plan, kernel: str) -> Source:
             variables.append(Variable(name, (model.n_dim,), np.dtype(np.float64), (PARAMETER,)))
             descriptions[name] = doc
 
-    def values(block: Block) -> dict[str, np.ndarray]:
+    def values(block: Block, *_: int) -> dict[str, np.ndarray]:
         found = {name: block.stats[:, column] for name, _, _, column in statistics}
         return found | {name: getattr(block, field) for name, field, _ in VECTOR_STATISTICS.values()}
 
@@ -183,7 +205,7 @@ def _split(positions: np.ndarray, variables: Sequence[Variable]) -> dict[str, np
 
 
 def _pointwise_source(group: str, density: PointwiseDensity) -> Source:
-    return Source(group, density.variables, lambda block: density.compute(block.positions), warmup=False)
+    return Source(group, density.variables, lambda b, *_: density.compute(b.positions), prefixes=("",))
 
 
 def _divergences(model: CompiledModel, chains: Sequence[ChainDraws], plan: Plan) -> Any | None:
@@ -223,13 +245,14 @@ def _divergence_message(energy_error: float) -> str:
     return "the log density, its gradient or the position was not finite, or the model reported a recoverable error"
 
 
-def _initial_points(model: CompiledModel, starts: np.ndarray) -> Any:
+def _initial_points(model: CompiledModel, plan: Plan, starts: np.ndarray, failures: Failures) -> Any:
     """Return where the chains started: the variables of the posterior, and the unconstrained point."""
     import xarray as xr
 
-    values = model.expand(starts)
+    context = DrawContext(plan.seed, 0, np.arange(len(starts)), warmup=True, report=failures.report)
+    values = model.expand_draws(starts, context)
     variables: dict[str, Any] = {
-        v.name: (("chain", *own_dims(v.name, v.shape, v.dims)), values[v.name]) for v in model.variables
+        v.name: (("chain", *own_dims(v.name, v.shape, v.dims)), values[v.name]) for v in model.warmup_variables
     }
     # Not under its bare name if the model has a variable of that name.
     name = "unconstrained" if "unconstrained" not in values else "unconstrained__"

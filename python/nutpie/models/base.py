@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["CompiledModel", "Density", "PointwiseDensity", "Variable"]
+__all__ = ["CompiledModel", "Density", "DrawContext", "PointwiseDensity", "Variable"]
 
 #: Return codes of a density callback; the same numbers as in ``nutpie.h``.
 OK = 0
@@ -38,11 +38,14 @@ class Density:
         Passed through to the function as its last argument.
     keep_alive
         Whatever must not be garbage-collected while the function can still be called.
+    messages
+        Returns the messages of recoverable errors so far, each once with how often it came; kept in the result.
     """
 
     address: int
     user_data: int = 0
     keep_alive: Any = field(default=None, repr=False)
+    messages: Callable[[], Sequence[tuple[str, int]]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,46 @@ class Variable:
     shape: tuple[int, ...]
     dtype: np.dtype
     dims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DrawContext:
+    """Which draws of a run are expanded.
+
+    Parameters
+    ----------
+    seed
+        Seed of the run.
+    chain
+        Index of the chain.
+    numbers
+        Number of each draw within the warm-up or after it.
+    warmup
+        Whether the draws belong to the warm-up, or are starts.
+    report
+        Takes a message, and at how many draws something could not be computed because of it.
+    """
+
+    seed: int
+    chain: int
+    numbers: np.ndarray
+    warmup: bool
+    report: Callable[[str, int], None] = lambda _text, _count: None
+
+    def seeds32(self) -> np.ndarray:
+        """Return a seed of 32 bits for each draw.
+
+        Within a run they differ for up to 256 chains of up to 2**24 draws each: they are an invertible function of
+        chain and number, which depends on the seed of the run. The mixing function is the finaliser of MurmurHash3.
+        """
+        key = np.random.SeedSequence(self.seed).generate_state(2, np.uint32)
+        mixed = (np.asarray(self.numbers, dtype=np.uint32) << np.uint32(8)) ^ np.uint32(self.chain % 2**32)
+        for word in key:
+            mixed = mixed ^ word
+            for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+                mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
+            mixed = mixed ^ (mixed >> np.uint32(16))
+        return mixed
 
 
 @dataclass(frozen=True)
@@ -101,6 +144,11 @@ class CompiledModel(ABC):
         """The variables that a result holds, in order."""
 
     @property
+    def warmup_variables(self) -> Sequence[Variable]:
+        """Those of ``variables`` that are computed for draws of the warm-up, and for starts, too."""
+        return self.variables
+
+    @property
     @abstractmethod
     def coords(self) -> Mapping[str, Any]:
         """Coordinate values by dimension name."""
@@ -133,6 +181,24 @@ class CompiledModel(ABC):
         dict
             For each of ``variables`` an array whose shape is n followed by the variable's.
         """
+
+    def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
+        """Compute the variables of the result where it is known which draws of a run these are.
+
+        Parameters
+        ----------
+        draws
+            Array of shape (n, n_dim).
+        context
+            Which they are. A front end that draws random numbers takes them from it.
+
+        Returns
+        -------
+        dict
+            As of `expand`; for draws of the warm-up at least those of ``warmup_variables``.
+        """
+        del context
+        return self.expand(draws)
 
     @abstractmethod
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
@@ -215,6 +281,48 @@ class CompiledModel(ABC):
             f"{group}=True is not available for a {type(self).__name__}, whose log density has no known terms: leave "
             "it out, or compute the values from the draws of the result"
         )
+
+    def usable_cores(self, cores: int, chains: int) -> int:
+        """Return on how many of ``cores`` threads the density may be called at once."""
+        del chains
+        return cores
+
+    def attributes(self) -> dict[str, str]:
+        """Return what the attributes of a result say of the model."""
+        return {}
+
+    def benchmark_logp(self, point: np.ndarray | None = None, num_evals: int = 10, cores: int = 1) -> Any:
+        """Time the log density with its gradient, called from compiled code as the sampler does.
+
+        Parameters
+        ----------
+        point : array of shape (n_dim,), optional
+            Where to evaluate; the default is a start with seed 0.
+        num_evals : int, default 10
+            Number of timed evaluations.
+        cores : int, default 1
+            Number of threads that evaluate at the same time.
+
+        Returns
+        -------
+        pandas.DataFrame or dict
+            Columns ``core`` and ``time_us``: microseconds of each evaluation. A dict of arrays if pandas is not
+            installed.
+        """
+        from nutpie._lib import benchmark_logp
+
+        at = self.initial_point((0,)) if point is None else np.ascontiguousarray(point, dtype=np.float64)
+        if at.shape != (self.n_dim,):
+            raise ValueError(f"point has shape {at.shape}, ({self.n_dim},) is needed")
+        density = self.density()
+        seconds = benchmark_logp(density.address, density.user_data, at, num_evals, cores)
+        times = 1e6 * np.asarray(seconds, dtype=np.float64).reshape(cores, -1)
+        table = {"core": np.repeat(np.arange(cores), times.shape[1]), "time_us": times.ravel()}
+        try:
+            import pandas as pd
+        except ImportError:
+            return table
+        return pd.DataFrame(table)
 
     def explain_point(self, point: np.ndarray) -> str:
         """Say in words where the log density or its gradient is not finite at ``point``, naming variables."""

@@ -524,38 +524,5 @@ class CompiledPyMCModel(CompiledModel):
             raise RuntimeError(f"the log density returned code {code}")
         return gradient
 
-    def benchmark_logp(self, point: np.ndarray | None = None, num_evals: int = 10, cores: int = 1) -> Any:
-        """Time the log density with its gradient, called from compiled code as the sampler does.
-
-        Parameters
-        ----------
-        point : array of shape (n_dim,), optional
-            Where to evaluate; the default is a start with seed 0.
-        num_evals : int, default 10
-            Number of timed evaluations.
-        cores : int, default 1
-            Number of threads that evaluate at the same time.
-
-        Returns
-        -------
-        pandas.DataFrame or dict
-            Columns ``core`` and ``time_us``: microseconds of each evaluation. A dict of arrays if pandas is not
-            installed.
-        """
-        from nutpie._lib import benchmark_logp
-
-        at = self.initial_point(_SHAPE_SEED) if point is None else np.ascontiguousarray(point, dtype=np.float64)
-        if at.shape != (self.n_dim,):
-            raise ValueError(f"point has shape {at.shape}, ({self.n_dim},) is needed")
-        density = self.density()
-        seconds = benchmark_logp(density.address, density.user_data, at, num_evals, cores)
-        times = 1e6 * np.asarray(seconds, dtype=np.float64).reshape(cores, -1)
-        table = {"core": np.repeat(np.arange(cores), times.shape[1]), "time_us": times.ravel()}
-        try:
-            import pandas as pd
-        except ImportError:
-            return table
-        return pd.DataFrame(table)
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.n_dim} unconstrained parameters, {len(self._programs.stored)} variables>"

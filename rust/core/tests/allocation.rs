@@ -93,7 +93,9 @@ fn allocations_with(settings: Settings, metric: Option<Arc<Metric>>) -> [u64; 2]
 
 #[test]
 fn no_allocation_per_leapfrog_or_draw() {
-    assert_eq!(allocations(Sampler::Nuts, Scheme::Diag, None), [0, 0]);
+    // Nine windows of the warm-up are recorded for the result.
+    let [warmup, after] = allocations(Sampler::Nuts, Scheme::Diag, None);
+    assert!(warmup <= 9 * 4 && after == 0, "{warmup} {after}");
     // Fits take memory, and points are kept; leapfrogs are a hundred times as many.
     for (sampler, scheme) in
         [(Sampler::Nuts, Scheme::Auto), (Sampler::Mams, Scheme::Auto), (Sampler::Mams, Scheme::Dense)]

@@ -432,9 +432,9 @@ fn check_funnel(sampler: Sampler, draws: u64, seeds: u64) {
 #[test]
 #[ignore = "slow: millions of gradients"]
 fn adaptive_steps_find_all_of_a_funnel_where_others_do_not() {
-    check_funnel(Sampler::Walnuts, 12_000, 32);
+    check_funnel(Sampler::Walnuts, 4000, 32);
     assert!(
-        catch_unwind(|| check_funnel(Sampler::Nuts, 12_000, 32)).is_err(),
+        catch_unwind(|| check_funnel(Sampler::Nuts, 4000, 32)).is_err(),
         "NUTS was expected to be biased"
     );
 }

@@ -2,6 +2,7 @@
 
 mod density;
 mod run;
+mod stan;
 mod tables;
 
 use pyo3::prelude::*;
@@ -12,6 +13,9 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("N_STATISTICS", nutpie_core::chain::N_STATISTICS)?;
     m.add_class::<run::Control>()?;
+    m.add_class::<stan::StanLibrary>()?;
+    m.add_class::<stan::StanModel>()?;
+    m.add_class::<stan::StanDensity>()?;
     m.add_function(wrap_pyfunction!(run::sample, m)?)?;
     m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;
     m.add_function(wrap_pyfunction!(density::benchmark_logp, m)?)?;

@@ -4,28 +4,50 @@ use super::settings::{AdaptSettings, Scheme};
 use crate::estimator::cost::{cost_seconds, pursuit_seconds};
 use crate::estimator::fisher_low_rank::FisherOptions;
 use crate::estimator::fisher_pursuit::{self, MOST_ROUNDS, PursuitOptions};
-use crate::estimator::points::Point;
+use crate::estimator::points::{Point, PointSample};
 use crate::estimator::{fisher_dense, fisher_diag_points, fisher_low_rank};
 use crate::metric::Metric;
 
 /// A metric, if the numbers allow one, and the seconds that it is taken to have cost.
 pub(super) type Fitted = (Option<Metric>, f64);
 
-/// The metric of some points for at most so many seconds, or for more if it is needed. Where that pays for no
-/// eigenvectors, it is diagonal; `None` instead if the previous one has eigenvectors.
+/// Points that a fit may do with where more would cost too much.
+const FEWER: [usize; 3] = [1, 2, 4];
+
+/// Fewer points than this do not make a metric.
+const MIN_POINTS: usize = 3;
+
+/// The metric of a sample, of which it looks at `max_points`, for at most so many seconds. If it is needed, it is fitted
+/// whatever it costs, but to no more points than it must. Where that pays for no eigenvectors, it is diagonal; `None`
+/// instead if the previous one has eigenvectors, or if there are too few points.
 pub(super) fn fit(
-    points: &[Point<'_>],
+    sample: &PointSample,
+    max_points: usize,
     previous: &Metric,
     settings: &AdaptSettings,
     seconds: f64,
     needed: bool,
 ) -> Option<Fitted> {
-    let coupled = match settings.scheme {
-        Scheme::Auto => pursue(points, previous, settings, seconds, needed),
-        _ => at_once(points, previous, settings, seconds, needed),
-    };
-    let diagonal = || (previous.rank() == 0).then(|| (fisher_diag_points::fit(points, previous), 0.0));
-    coupled.or_else(diagonal)
+    if sample.len() < MIN_POINTS {
+        return None;
+    }
+    for fewer in FEWER {
+        let points = sample.select(max_points / fewer);
+        let needed = needed && Some(&fewer) == FEWER.last();
+        let coupled = match settings.scheme {
+            Scheme::Auto => pursue(&points, previous, settings, seconds, needed),
+            _ => at_once(&points, previous, settings, seconds, needed),
+        };
+        if coupled.is_some() {
+            return coupled;
+        }
+    }
+    (previous.rank() == 0).then(|| (fisher_diag_points::fit(&sample.select(max_points), previous), 0.0))
+}
+
+/// Seconds of a fit to so many points that leaves nothing out.
+pub(super) fn seconds_of_last(max_points: usize, dim: usize) -> f64 {
+    pursuit_seconds(max_points, dim, 1)
 }
 
 fn pursue(

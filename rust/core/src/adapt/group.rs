@@ -14,9 +14,6 @@ use crate::metric::Metric;
 const FIT_EVERY: u64 = 10;
 const FITS_OF_LONG: u64 = 50;
 
-/// Fewer points than this do not make a metric.
-const MIN_POINTS: usize = 3;
-
 /// Points of a fit. Where they are cheap, a long warm-up takes as many as it has draws, up to a limit.
 const POINTS: usize = 200;
 const MOST_POINTS: usize = 1000;
@@ -198,15 +195,15 @@ impl Group {
         (due && self.fit(draw, last, settings)).then_some(reason)
     }
 
-    /// Fit the metric to the points. False if the old one stays.
-    pub fn fit(&mut self, draw: u64, at_any_cost: bool, settings: &AdaptSettings) -> bool {
-        let points = self.points.select(self.max_points);
-        if points.len() < MIN_POINTS {
-            return false;
-        }
-        let seconds = self.budget(draw) - self.spent;
-        let Some((fitted, cost)) = fit::fit(&points, &self.metric, settings, seconds, at_any_cost) else {
-            self.counts.skipped += 1;
+    /// Fit the metric to the points, for the last time or not. False if the old one stays.
+    pub fn fit(&mut self, draw: u64, last: bool, settings: &AdaptSettings) -> bool {
+        // The last fit, which matters most, must be paid too.
+        let reserve = if last { 0.0 } else { fit::seconds_of_last(self.max_points, self.metric.dim()) };
+        let seconds = self.budget(draw) - self.spent - reserve;
+        let Some((fitted, cost)) =
+            fit::fit(&self.points, self.max_points, &self.metric, settings, seconds, last)
+        else {
+            self.counts.skipped += u64::from(!self.points.is_empty());
             return false;
         };
         self.spent += cost;
@@ -234,5 +231,55 @@ impl Group {
         let early = draw + 1 < self.windows.early_end();
         let share = if early { SHARE_OF_EARLY } else { 1.0 };
         share * SHARE_OF_RUN * SECONDS_PER_PARAMETER * dim as f64 * gradients
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::settings::Scheme;
+    use crate::rng::{Key, Purpose, fill_normal};
+
+    const TUNE: u64 = 150;
+
+    /// A group of four chains, from the merge to the end of the warm-up.
+    fn warmed_up(dim: usize, scheme: Scheme, gradients_per_draw: u64) -> Group {
+        let settings = AdaptSettings::new(scheme);
+        let one = || Group::new(TUNE, &settings, Arc::new(Metric::diagonal(&vec![1.0; dim], vec![0.0; dim])));
+        let mut group = Group::merge((0..4).map(|_| one()).collect()).unwrap();
+        let mut x = vec![0.0; dim];
+        for draw in 45..TUNE {
+            for chain in 0..4 {
+                fill_normal(Key { seed: 3, chain, draw: draw as u32 }, Purpose::Momentum, &mut x);
+                // One wide direction.
+                let along: f64 = x.iter().sum::<f64>() / dim as f64;
+                let g: Vec<f64> = x.iter().map(|x| -(x - 0.9 * along)).collect();
+                group.push(&x, &g);
+            }
+            group.advance(draw, 4, 4 * gradients_per_draw, &settings);
+        }
+        group
+    }
+
+    #[test]
+    fn fits_take_a_twentieth_of_the_run_at_most_and_the_last_one_is_made() {
+        for scheme in [Scheme::Auto, Scheme::LowRank] {
+            for dim in [500, 1000, 5000] {
+                let group = warmed_up(dim, scheme, 15);
+                let gradients = group.gradients + GRADIENTS_AFTER_WARMUP * 4.0;
+                let run = SECONDS_PER_PARAMETER * dim as f64 * gradients;
+                assert!(group.spent > 0.0 && group.spent <= SHARE_OF_RUN * run, "{scheme:?} {dim}");
+                assert_eq!(group.last_fit + 1, group.windows.final_start());
+                assert!(group.counts.done >= 2, "{scheme:?} {dim}");
+                assert!(group.metric.rank() > 0 || scheme != Scheme::Auto, "{dim}");
+            }
+        }
+    }
+
+    #[test]
+    fn small_models_are_fitted_whenever_it_helps() {
+        let group = warmed_up(20, Scheme::Auto, 7);
+        assert_eq!((group.counts.skipped, group.counts.rejected), (0, 0));
+        assert!(group.counts.done >= (TUNE - 45) / FIT_EVERY - 2, "{:?}", group.counts);
     }
 }

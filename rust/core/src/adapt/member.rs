@@ -20,10 +20,12 @@ const SOLO: u64 = 20;
 const MIN_LAG: f64 = 20.0;
 
 /// The check of the metric at the end looks at the last draws: so many, no more than this share of the warm-up, whose
-/// beginning is on the way in, and at most so many of all chains.
+/// beginning is on the way in, and at most so many of all chains, or fewer where each has many parameters.
 const CHECKED_DRAWS: u64 = 90;
 const CHECKED_SHARE: f64 = 0.6;
 const CHECKED_POINTS: u64 = 200;
+const CHECKED_NUMBERS: u64 = 200_000;
+const LEAST_CHECKED: u64 = 100;
 
 /// Whether a chain lags is judged by so many of its last draws.
 const RECENT: usize = 10;
@@ -303,7 +305,8 @@ impl Member {
     /// Keep a late draw for the check at the end.
     fn remember(&mut self, draw: u64, point: [&[f64]; 2]) {
         let checked = CHECKED_DRAWS.min((CHECKED_SHARE * self.tune as f64) as u64);
-        let every = (checked * self.chains).div_ceil(CHECKED_POINTS).max(1);
+        let most = (CHECKED_NUMBERS / self.dim.max(1) as u64).clamp(LEAST_CHECKED, CHECKED_POINTS);
+        let every = (checked * self.chains).div_ceil(most).max(1);
         if draw + checked >= self.tune && draw.is_multiple_of(every) {
             self.recent.push(point.map(<[f64]>::to_vec));
         }

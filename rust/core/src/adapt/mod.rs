@@ -28,7 +28,7 @@ use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::metric::Metric;
-use member::Member;
+use member::{Change, Member};
 use stan::Stan;
 use step_size::DualAverage;
 use windowed::Windowed;
@@ -195,7 +195,21 @@ impl Adaptation {
                 a.start(&seen.draw, metric);
                 Ok(())
             }
-            Adaptation::Stan(_) | Adaptation::Fixed(_) => Ok(()),
+            Adaptation::Stan(a) => {
+                a.start(&metric);
+                Ok(())
+            }
+            Adaptation::Fixed(_) => Ok(()),
+        }
+    }
+
+    /// How the metric changed so far.
+    pub fn changes(&self) -> &[Arc<Change>] {
+        match self {
+            Adaptation::Windowed(a) => a.changes(),
+            Adaptation::Stan(a) => a.changes(),
+            Adaptation::Fixed(_) => &[],
+            Adaptation::Pooled(a) => a.changes(),
         }
     }
 

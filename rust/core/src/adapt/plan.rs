@@ -13,6 +13,11 @@ use crate::settings::Settings;
 /// Shortest mean length of trajectories.
 const SHORTEST: f64 = 1.4;
 
+/// Transitions of each chain that tune the step size at least, and where they cost as much as draws: a share of the gradients
+/// of the warm-up is then soon taken.
+const LEAST_ROUNDS: u64 = 10;
+const LEAST_DEAR_ROUNDS: u64 = 40;
+
 /// How to tune a kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -22,6 +27,8 @@ pub struct Plan {
     pub target_accept: f64,
     /// Largest step size.
     pub largest_step: f64,
+    /// Transitions that tune it at least.
+    pub least_rounds: u64,
     /// Mean length of trajectories, 0 for what the warm-up says.
     length: f64,
     /// Transitions for each draw, 0 for as many as cost no more than a draw of the warm-up.
@@ -43,7 +50,17 @@ impl Plan {
         };
         let turns = exact && matches!(kernel, Kind::Nuts | Kind::Hmc);
         let largest_step = if turns { adapt.max_step_size.min(LARGEST_TURN) } else { adapt.max_step_size };
-        Some(Plan { kernel, target_accept, largest_step, length, transitions, hmc: hmc.clone() })
+        let dear = matches!(kernel, Kind::Nuts | Kind::Walnuts);
+        let least_rounds = if dear { LEAST_DEAR_ROUNDS } else { LEAST_ROUNDS };
+        Some(Plan {
+            kernel,
+            target_accept,
+            largest_step,
+            least_rounds,
+            length,
+            transitions,
+            hmc: hmc.clone(),
+        })
     }
 
     /// Mean length of trajectories, where late draws of the warm-up have this top eigenvalue.

@@ -217,3 +217,173 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     // Of logarithms, since these are step sizes.
     if n == 0 { f64::NAN } else { (numbers[n / 2] * numbers[(n - 1) / 2]).sqrt() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::adapt::Draw;
+    use crate::adapt::settings::{AdaptSettings, Scheme};
+    use crate::metric::Metric;
+    use crate::rng::{Key, Purpose, fill_normal};
+
+    const DIM: usize = 3;
+    const TUNE: u64 = 150;
+    const NEAR: f64 = -5.0;
+    const FAR: f64 = -1000.0;
+
+    /// What a chain reports of a draw.
+    #[derive(Clone, Copy)]
+    struct Told {
+        logp: f64,
+        accept: f64,
+        /// Standard deviation of the first coordinate.
+        width: f64,
+    }
+
+    const WELL: Told = Told { logp: NEAR, accept: 0.8, width: 1.0 };
+
+    struct Chains {
+        pool: Pool,
+        members: Vec<Member>,
+        draw: u64,
+    }
+
+    impl Chains {
+        fn new(extend: bool) -> Self {
+            let settings = AdaptSettings { extend, ..AdaptSettings::new(Scheme::Auto) };
+            let metric = Arc::new(Metric::diagonal(&[1.0; DIM], vec![0.0; DIM]));
+            let members = (0..4).map(|_| {
+                let mut member = Member::new(TUNE, 4, DIM, &settings);
+                member.start(
+                    &Draw { point: Some([&[1.0; DIM], &[-1.0; DIM]]), ..Draw::default() },
+                    metric.clone(),
+                );
+                member
+            });
+            Chains { pool: Pool::default(), members: members.collect(), draw: 0 }
+        }
+
+        /// Draws up to, but without, that of an index.
+        fn go(&mut self, until: u64, of: impl Fn(u64, usize) -> Told) {
+            while self.draw < until {
+                for (chain, member) in self.members.iter_mut().enumerate() {
+                    let Told { logp, accept, width } = of(self.draw, chain);
+                    let mut x = [0.0; DIM];
+                    let key = Key { seed: 1, chain: chain as u32, draw: self.draw as u32 };
+                    fill_normal(key, Purpose::Momentum, &mut x);
+                    let mut g = x.map(|x| -x);
+                    (x[0], g[0]) = (x[0] * width, g[0] / width);
+                    let accept = [accept; 2];
+                    let draw = Draw {
+                        index: self.draw,
+                        logp,
+                        accept,
+                        n_steps: 7,
+                        distance: 3,
+                        point: Some([&x, &g]),
+                        ..Draw::default()
+                    };
+                    member.observe(&draw);
+                }
+                let waiting = self.members.iter().filter(|member| member.is_waiting()).count();
+                assert!(waiting == 0 || waiting == 4);
+                if waiting > 0 {
+                    self.pool.meet(&mut self.members.iter_mut().collect::<Vec<_>>());
+                }
+                self.draw += 1;
+            }
+        }
+
+        fn alone(&self) -> Vec<usize> {
+            (0..4).filter(|chain| self.members[*chain].group().is_some()).collect()
+        }
+
+        fn steps(&self) -> Vec<f64> {
+            self.members.iter().map(|member| member.step().current()).collect()
+        }
+    }
+
+    #[test]
+    fn chains_near_the_best_join_and_late_ones_later() {
+        let mut chains = Chains::new(false);
+        let told = |draw, chain| Told { logp: if chain == 2 && draw < 58 { FAR } else { NEAR }, ..WELL };
+        chains.go(44, told);
+        assert_eq!(chains.alone(), [0, 1, 2, 3]);
+        chains.go(64, told);
+        assert_eq!(chains.alone(), [2]);
+        chains.go(65, told);
+        assert!(chains.alone().is_empty());
+        let metric = chains.pool.group().unwrap().metric().clone();
+        assert_eq!(chains.members[2].take_metric().as_ref(), Some(&metric));
+    }
+
+    #[test]
+    fn single_draws_do_not_make_a_chain_lag() {
+        let mut chains = Chains::new(false);
+        // As in a funnel: each chain is far down now and then, and one far up at the wrong moment.
+        let told = |draw: u64, chain: usize| match (draw % 7 == chain as u64, draw == 44 && chain == 0) {
+            (true, _) => Told { logp: FAR, ..WELL },
+            (_, true) => Told { logp: 1000.0, ..WELL },
+            _ => WELL,
+        };
+        chains.go(45, told);
+        assert!(chains.alone().is_empty());
+        assert!(chains.members.iter().all(|member| !member.is_lagging()));
+    }
+
+    #[test]
+    fn one_step_size_for_those_that_share_and_another_for_those_behind() {
+        let mut chains = Chains::new(false);
+        let told = |draw: u64, chain| {
+            let logp = if chain == 3 { FAR } else { NEAR };
+            let accept = if chain == 3 { 0.2 } else { 0.7 + 0.1 * ((draw as usize + chain) % 3) as f64 };
+            Told { logp, accept, ..WELL }
+        };
+        chains.go(19, told);
+        let own = chains.steps();
+        assert!((0..3).all(|chain| own[chain] != own[(chain + 1) % 3]), "{own:?}");
+        chains.go(100, told);
+        let steps = chains.steps();
+        assert!(steps[0] == steps[1] && steps[1] == steps[2]);
+        // Dual averaging moves against the mean acceptance, here that of three chains: 0.8 in every draw.
+        assert!(steps[3] < 0.2 * steps[0], "{steps:?}");
+    }
+
+    #[test]
+    fn a_bad_metric_lengthens_the_warm_up_as_long_as_that_helps() {
+        // After the last fit the first direction turns out to be wider than the metric says.
+        let told = |widths: [f64; 2]| {
+            move |draw: u64, _| Told {
+                width: match draw {
+                    0..128 => 1.0,
+                    128..228 => widths[0],
+                    _ => widths[1],
+                },
+                ..WELL
+            }
+        };
+        let lengths = |extend, widths| {
+            let mut chains = Chains::new(extend);
+            chains.go(TUNE, told(widths));
+            let first = chains.members[0].tune();
+            chains.go(first, told(widths));
+            let again = chains.members[3].tune();
+            let top: Vec<f64> = chains.pool.checks().iter().map(|check| check.top_eigenvalue).collect();
+            (first, again, top)
+        };
+        // Narrow points are in the sample still when the first extension ends.
+        let (first, again, top) = lengths(true, [20.0, 20.0]);
+        assert_eq!((first, again), (250, 350), "{top:?}");
+        assert!(top[0] > 9.0 && top[1] > 9.0 && top[1] < 0.65 * top[0], "{top:?}");
+        let (first, _, top) = lengths(true, [1.0, 1.0]);
+        assert_eq!((first, top.len()), (TUNE, 1));
+        let (first, _, top) = lengths(false, [20.0, 20.0]);
+        assert!(first == TUNE && top.len() == 1 && top[0] > 9.0);
+        // Worse than before is no reason to go on.
+        let (first, again, top) = lengths(true, [20.0, 40_000.0]);
+        assert_eq!((first, again), (250, 250), "{top:?}");
+        assert!(top[1] > 0.65 * top[0], "{top:?}");
+    }
+}

@@ -243,7 +243,13 @@ impl Configure for AdaptSettings {
             "Draws in the first estimation window after the early phase; 80 for adaptations that are not pooled.",
         ),
         float("window_growth", 1.5, 1.0, 100.0, "Factor by which later estimation windows grow."),
-        float("early_fraction", 0.3, 0.0, 1.0, "Share of the warm-up that is its early phase."),
+        float(
+            "early_fraction",
+            0.3,
+            0.0,
+            1.0,
+            "Share of the warm-up that is its early phase, which has at most 45 draws where chains pool.",
+        ),
         float(
             "final_fraction",
             0.15,

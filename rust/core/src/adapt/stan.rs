@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Draw;
+use super::group::Reason;
+use super::member::Change;
 use super::settings::{AdaptSettings, Scheme};
 use super::step_size::DualAverage;
 use crate::estimator::welford::Welford;
@@ -30,6 +32,7 @@ pub struct Stan {
     ends: Vec<u64>,
     pub(super) step: DualAverage,
     pub(super) sample: Welford,
+    changes: Vec<Arc<Change>>,
     pub(super) search_pending: bool,
 }
 
@@ -68,8 +71,19 @@ impl Stan {
             ends,
             step: DualAverage::new(settings.initial_step),
             sample: if dense { Welford::dense(dim) } else { Welford::diag(dim) },
+            changes: Vec::new(),
             search_pending: true,
         }
+    }
+
+    /// The first metric.
+    pub fn start(&mut self, metric: &Metric) {
+        self.changes = vec![Change::new(0, Reason::Start, 1, metric)];
+    }
+
+    /// How the metric changed so far.
+    pub fn changes(&self) -> &[Arc<Change>] {
+        &self.changes
     }
 
     /// Whether it wants the position of a draw on the host.
@@ -86,10 +100,13 @@ impl Stan {
             return None;
         }
         self.ends.pop();
+        let points = self.sample.count() as usize;
         let metric = self.sample.fit_stan();
         self.sample.reset();
         self.search_pending = true;
-        metric.filter(Metric::is_usable).map(Arc::new)
+        let metric = metric.filter(Metric::is_usable).map(Arc::new)?;
+        self.changes.push(Change::new(draw.index, Reason::Window, points, &metric));
+        Some(metric)
     }
 }
 

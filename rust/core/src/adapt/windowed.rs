@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::group::Reason;
+use super::member::Change;
 use super::settings::{AdaptSettings, Scheme};
 use super::step_size::DualAverage;
 use super::windows::Windows;
@@ -30,6 +32,7 @@ pub struct Windowed {
     /// The latest low-rank metric.
     metric: Arc<Metric>,
     last_fit: u64,
+    changes: Vec<Arc<Change>>,
     changes_in_place: u64,
     /// Whether the metric has changed since its first guess.
     metric_changed: bool,
@@ -47,6 +50,7 @@ impl Windowed {
             metric: Arc::default(),
             points: low_rank.then(|| PointSample::new(dim, tune as usize + 1)),
             last_fit: 0,
+            changes: Vec::new(),
             changes_in_place: 0,
             metric_changed: false,
             search_pending: true,
@@ -65,8 +69,14 @@ impl Windowed {
 
     /// The first point, whose gradient made the first metric.
     pub fn start(&mut self, mut seen: Seen<'_>, metric: Arc<Metric>) -> Result<()> {
+        self.changes = vec![Change::new(0, Reason::Start, 1, &metric)];
         self.metric = metric;
         self.add(&mut seen)
+    }
+
+    /// How the metric changed so far. A diagonal one changes with every draw, of which the ends of windows are kept.
+    pub fn changes(&self) -> &[Arc<Change>] {
+        &self.changes
     }
 
     fn add(&mut self, seen: &mut Seen<'_>) -> Result<()> {
@@ -113,6 +123,14 @@ impl Windowed {
         self.changes_in_place += u64::from(found.is_none() && self.points.is_none());
         if let Some(metric) = &found {
             self.metric = metric.clone();
+        }
+        if plan.switch || (found.is_some() && self.points.is_some()) {
+            let reason = if plan.switch { Reason::Window } else { Reason::Fit };
+            let metric = match &found {
+                Some(metric) => metric.clone(),
+                None => Arc::new(seen.moments.metric(seen.dev, seen.metrics)?),
+            };
+            self.changes.push(Change::new(draw.index, reason, count as usize, &metric));
         }
         if found.is_some() || self.points.is_none() {
             self.search_pending = !self.metric_changed;

@@ -45,6 +45,11 @@ impl FisherDiag {
         }
     }
 
+    /// The metric that it writes to.
+    pub fn metric(&self, dev: &dyn Device, metrics: &Metrics) -> Result<Metric> {
+        dev.metric(metrics, self.metric_row)
+    }
+
     /// Points in the newer sample, the background.
     pub fn newer_count(&self) -> u64 {
         self.newer.count

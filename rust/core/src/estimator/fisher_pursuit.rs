@@ -50,8 +50,9 @@ const CLOSE: f64 = 2.0;
 /// Rounds that always suffice.
 pub const MOST_ROUNDS: usize = 8;
 
-/// Rounds to learn the spectrum that a metric leaves.
-const ROUNDS_OF_SPECTRUM: usize = 3;
+/// Rounds to learn the spectrum that a metric leaves: of so many parameters at most, and of more.
+const ROUNDS_OF_SPECTRUM: [usize; 2] = [3, 1];
+const LARGE_DIM: usize = 400;
 
 /// Choices of the estimator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,15 +81,22 @@ pub fn fit(points: &[Point<'_>], previous: &Metric, options: &PursuitOptions) ->
     let mut state = Whitened::new(&scaled);
     let (n, dim) = (scaled.count(), scaled.dim());
     let mut q = state.start(directions(n, dim));
-    for correction in 0..CORRECTIONS {
+    // In the whole space, what wide directions do to the scales is undone with them.
+    let corrections = if is_enough(n, dim) { 0 } else { CORRECTIONS };
+    for correction in 0..corrections {
         q = state.leading_sum(q, if correction == 0 { FIRST } else { AGAIN });
         scaled.rescale(&state.correct_scales(q.as_ref()));
     }
-    let factors = state.pursue(q, options.rounds.max(1))?;
+    let factors = state.pursue(q, AGAIN, options.rounds.max(1))?;
     let rounds = factors.len();
     let (values, vectors) = combine(factors, dim, options.cutoff, options.max_rank)?;
     let vectors = (0..values.len()).flat_map(|j| vectors.col_as_slice(j)).copied().collect();
     scaled.into_metric(values, vectors).map(|metric| (metric, rounds))
+}
+
+/// Whether points are enough to look at all directions at once.
+fn is_enough(n: usize, dim: usize) -> bool {
+    2 * dim <= n
 }
 
 /// Directions of a round.
@@ -129,20 +137,19 @@ impl Whitened {
     pub fn spectrum(mut self) -> Option<Vec<f64>> {
         let (dim, n) = (self.x.nrows(), self.x.ncols());
         let start = self.start(directions(n, dim));
-        let q = self.leading_sum(start, FIRST);
-        let factors = self.pursue(q, ROUNDS_OF_SPECTRUM)?;
+        let factors = self.pursue(start, FIRST - 1, ROUNDS_OF_SPECTRUM[usize::from(dim > LARGE_DIM)])?;
         combine(factors, dim, 1.0, usize::MAX).map(|(values, _)| values)
     }
 
-    /// Put the points into the coordinates of one S after the other, the first in the span of orthonormal columns near the
-    /// leading directions of X + G, until there is little left to do or for so many rounds.
-    fn pursue(&mut self, q: Mat<f64>, rounds: usize) -> Option<Vec<Factor>> {
+    /// Put the points into the coordinates of one S after the other, until there is little left to do or for so many rounds.
+    /// The search for the first span begins at some columns and takes so many multiplications.
+    fn pursue(&mut self, start: Mat<f64>, multiplications: usize, rounds: usize) -> Option<Vec<Factor>> {
         let (dim, n) = (self.x.nrows(), self.x.ncols());
-        let p = q.ncols();
-        if 2 * dim <= n {
+        let p = start.ncols();
+        if is_enough(n, dim) {
             return Some(vec![self.factor(None)?]);
         }
-        let mut factors = vec![self.factor(Some(self.leading_sum(q, AGAIN)))?];
+        let mut factors = vec![self.factor(Some(self.leading_sum(start, multiplications)))?];
         while factors.len() < rounds && !factors.last().is_some_and(Factor::is_small) {
             factors.push(self.factor(Some(self.leading_difference(p)))?);
         }

@@ -20,7 +20,7 @@ pub struct ChainReport {
     pub gradients: u64,
     /// The metric in force at the end.
     pub metric: Metric,
-    /// How it came about, in schemes that are pooled.
+    /// How it came about.
     pub changes: Vec<Arc<Change>>,
     /// How often it was fitted, by the chain or for all that share it.
     pub fits: FitCounts,
@@ -50,7 +50,7 @@ impl ChainReport {
             tune: chain.tune(),
             gradients: chain.warmup_gradients(),
             metric: block.metric(0)?,
-            changes: member.map(|member| member.changes().to_vec()).unwrap_or_default(),
+            changes: chain.adaptation().changes().to_vec(),
             fits,
             lagging: member.is_some_and(Member::is_lagging),
             shares: member.is_some_and(|member| member.group().is_none()),
