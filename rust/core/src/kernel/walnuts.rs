@@ -36,7 +36,7 @@ pub struct WalnutsSettings {
 
 impl Default for WalnutsSettings {
     fn default() -> Self {
-        WalnutsSettings { energy_range: 0.5, max_halvings: 10, target: 0.8 }
+        WalnutsSettings { energy_range: 1.0, max_halvings: 10, target: 0.8 }
     }
 }
 
@@ -44,7 +44,7 @@ impl Configure for WalnutsSettings {
     const SETTINGS: &'static [Setting] = &[
         Setting {
             name: "walnuts_energy_range",
-            default: Value::Float(0.5),
+            default: Value::Float(1.0),
             min: 1e-3,
             max: 1e3,
             doc: "Range within which the energy is kept along a step of 'walnuts', which is halved until it is.",
