@@ -11,7 +11,6 @@ mod harness;
 #[path = "common/validity_kernels.rs"]
 mod kernels;
 #[path = "common/metrics.rs"]
-#[allow(dead_code)]
 mod metrics;
 #[path = "common/validity_plain_kernels.rs"]
 mod plain;

@@ -11,7 +11,6 @@ mod harness;
 #[allow(dead_code)]
 mod kernels;
 #[path = "common/metrics.rs"]
-#[allow(dead_code)]
 mod metrics;
 #[path = "common/validity_plain_mams.rs"]
 mod plain_mams;
@@ -25,7 +24,7 @@ mod targets;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
-use harness::{Functional, Marginal, check_seeds, diagonal, finish, positions, product};
+use harness::{Functional, Marginal, check_seeds, diagonal, finish, positions};
 use kernels::{gaussian, gaussian_functionals, log_determinant, logistic_functionals, normals};
 use metrics::{coupled, momentum, velocity};
 use nutpie_core::density::{Density, HostDensity, OnHost};
@@ -35,11 +34,10 @@ use nutpie_core::kernel::mams::{Kick, Mams};
 use nutpie_core::kernel::transitions::{Tuned, TunedState};
 use nutpie_core::kernel::{Begin, KernelState, Next, Sampler};
 use nutpie_core::metric::Metric;
-use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
+use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use plain_mams::PlainMams;
-use reference::normal_quantiles;
-use targets::{Autoregressive, Logistic, Student};
+use targets::{Logistic, Student};
 
 const DIM: usize = 5;
 
