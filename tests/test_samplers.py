@@ -218,8 +218,8 @@ def test_the_exact_normal_integrator(model):
         np.testing.assert_array_equal(exact.warmup_posterior["x"], plain.warmup_posterior["x"])
     with pytest.raises(ValueError, match="integrator='exact_normal' is not possible here: it needs a warm-up"):
         sample(model, "nuts", integrator="exact_normal", tune=0)
-    with pytest.raises(ValueError, match=r"integrator='exact' is not available.*did you mean 'exact_normal'"):
-        sample(model, "nuts", integrator="exact")
+    with pytest.raises(ValueError, match=r"integrator='exact_norm' is not available.*did you mean 'exact_normal'"):
+        sample(model, "nuts", integrator="exact_norm")
 
 
 def test_settings_of_the_kernel(model):
