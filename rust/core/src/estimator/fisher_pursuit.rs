@@ -147,11 +147,13 @@ impl Whitened {
         let (dim, n) = (self.x.nrows(), self.x.ncols());
         let p = start.ncols();
         if is_enough(n, dim) {
-            return Some(vec![self.factor(None)?]);
+            return Some(vec![self.factor(None, true)?]);
         }
-        let mut factors = vec![self.factor(Some(self.leading_sum(start, multiplications)))?];
+        let first = self.leading_sum(start, multiplications);
+        let mut factors = vec![self.factor(Some(first), rounds == 1)?];
         while factors.len() < rounds && !factors.last().is_some_and(Factor::is_small) {
-            factors.push(self.factor(Some(self.leading_difference(p)))?);
+            let last = factors.len() + 1 == rounds;
+            factors.push(self.factor(Some(self.leading_difference(p)), last)?);
         }
         Some(factors)
     }
@@ -199,8 +201,9 @@ impl Whitened {
         factors
     }
 
-    /// S in the span of orthonormal columns (all coordinates if `None`), to whose coordinates the points move.
-    fn factor(&mut self, basis: Option<Mat<f64>>) -> Option<Factor> {
+    /// S in the span of orthonormal columns (all coordinates if `None`), to whose coordinates the points move if there is
+    /// another round to come.
+    fn factor(&mut self, basis: Option<Mat<f64>>, last: bool) -> Option<Factor> {
         let n = self.x.ncols();
         let within = |a: &Mat<f64>| match &basis {
             Some(q) => linalg::product(q.transpose(), a.as_ref()),
@@ -210,22 +213,30 @@ impl Whitened {
         let k = shrinkage(n, a.nrows());
         let (c_x, c_g) = (covariance(a.as_ref(), k), covariance(b.as_ref(), k));
         let Pairs { values, vectors } = geometric_mean::eigenpairs(c_x, c_g, 1.0, usize::MAX)?;
-        let turned = |a: Mat<f64>| linalg::product(vectors.transpose(), a.as_ref());
-        let (a, b) = (turned(a), turned(b));
-        let vectors = match basis {
-            Some(q) => linalg::product(q.as_ref(), vectors.as_ref()),
-            None => vectors,
+        let (small, vectors) = match basis {
+            Some(q) => {
+                let large = linalg::product(q.as_ref(), vectors.as_ref());
+                (Some(vectors), large)
+            }
+            None => (None, vectors),
         };
+        let factor = Factor { values, vectors };
+        if last || factor.is_small() {
+            return Some(factor);
+        }
+        let turned =
+            |a: Mat<f64>| linalg::product(small.as_ref().unwrap_or(&factor.vectors).transpose(), a.as_ref());
+        let (a, b) = (turned(a), turned(b));
         let stretch = |to: &mut Mat<f64>, mut along: Mat<f64>, power: f64| {
             for j in 0..along.ncols() {
                 let column = along.col_as_slice_mut(j);
-                column.iter_mut().zip(&values).for_each(|(a, v)| *a *= v.powf(power) - 1.0);
+                column.iter_mut().zip(&factor.values).for_each(|(a, v)| *a *= v.powf(power) - 1.0);
             }
-            *to += linalg::product(vectors.as_ref(), along.as_ref());
+            *to += linalg::product(factor.vectors.as_ref(), along.as_ref());
         };
         stretch(&mut self.x, a, -0.5);
         stretch(&mut self.g, b, 0.5);
-        Some(Factor { values, vectors })
+        Some(factor)
     }
 }
 
