@@ -351,8 +351,10 @@ def test_generated_quantities_that_throw_are_missing(trouble):
 
 
 def test_a_fatal_error_ends_the_run(trouble):
+    # With steps of a good length from the first draw on: a search for one may go anywhere.
+    steps = {"tune": 20, "adaptation": "fixed", "metric": np.ones(1), "initial_step": 0.5}
     with pytest.raises(RuntimeError, match="x is far too large") as caught:
-        sample(trouble.with_data(QUIET | {"fatal_above": 3.5}), draws=100_000, init=0.1)
+        sample(trouble.with_data(QUIET | {"fatal_above": 3.5}), draws=100_000, init=0.1, **steps)
     trace = caught.value.partial_trace
     draws = np.concatenate([trace[group]["x"].values.ravel() for group in ("warmup_posterior", "posterior")])
     assert 0 < draws.size < 100_000

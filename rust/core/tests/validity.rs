@@ -623,7 +623,7 @@ fn trajectories_are_those_of_a_plain_implementation() {
     }
     let target = gaussian(9, 0.6);
     let starts: Vec<Vec<f64>> = (0..2).map(|i| target.point(normals(1, i, 9))).collect();
-    let kernel = Kernel { seed: 42, metric: exact(9), step: 0.05, max_depth: 10 };
+    let kernel = Kernel { seed: 42, metric: exact(9), step: 0.05, max_depth: 5 };
     assert_eq!(check_replay(&target, &kernel, &starts), 0.0);
     let kernel = Kernel { seed: 3, metric: diagonal(&[1.0, 2.0]), step: 0.2, max_depth: 10 };
     let diverging = check_replay(&Exponential { dim: 2 }, &kernel, &[vec![1.0, 0.5], vec![2.0, 3.0]]);

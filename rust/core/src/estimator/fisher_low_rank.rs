@@ -184,8 +184,8 @@ fn orthonormalise(u: MatMut<'_, f64>) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{
-        Normal, Points, full, function_of, jacobi, normals, orthonormality, plain_fisher,
-        relative_difference, unit,
+        Normal, Points, check_alignment, check_refusals, check_rescaled, extremes, full, function_of, jacobi,
+        normals, orthonormality, plain_fisher, relative_difference, unit,
     };
     use super::*;
 
@@ -229,17 +229,6 @@ mod tests {
             assert!(relative_difference(&full(&metric), &expected) < 1e-7);
             assert!(orthonormality(&metric) < 1e-12);
         }
-    }
-
-    /// Smallest and largest eigenvalue of a covariance in the coordinates of a metric.
-    fn extremes(metric: &Metric, truth: &Metric) -> (f64, f64) {
-        let mut half = full(truth);
-        half.iter_mut().for_each(|row| metric.whiten(row));
-        let columns = (0..metric.dim()).map(|i| half.iter().map(|row| row[i]).collect());
-        let mut whitened: Vec<Vec<f64>> = columns.collect();
-        whitened.iter_mut().for_each(|row| metric.whiten(row));
-        let values = sorted(jacobi(whitened).0);
-        (values[0], values[values.len() - 1])
     }
 
     #[test]
@@ -361,22 +350,15 @@ mod tests {
         }
     }
 
+    /// The default estimator.
+    fn default_fit(points: &[Point<'_>], previous: &Metric) -> Option<Metric> {
+        fit(points, previous, &FisherOptions::default())
+    }
+
     #[test]
     fn coordinates_can_be_rescaled() {
         for (dim, n) in [(44, 12), (16, 12)] {
-            let points = noisy(dim, n);
-            let scales: Vec<f64> = normals(12, dim).into_iter().map(|z| (4.0 * z).exp()).collect();
-            let metric = fit(&points.view(), &unit(dim), &FisherOptions::default()).unwrap();
-            let rescaled =
-                fit(&points.rescaled(&scales).view(), &unit(dim), &FisherOptions::default()).unwrap();
-            let mut expected = full(&metric);
-            for (row, scale) in expected.iter_mut().zip(&scales) {
-                row.iter_mut().zip(&scales).for_each(|(e, other)| *e *= scale * other);
-            }
-            assert!(relative_difference(&full(&rescaled), &expected) < 1e-7);
-            for (i, scale) in scales.iter().enumerate() {
-                assert!((rescaled.center[i] - scale * metric.center[i]).abs() < 1e-7 * rescaled.stds[i]);
-            }
+            check_rescaled(&default_fit, &noisy(dim, n), 1e-7);
         }
     }
 
@@ -437,37 +419,13 @@ mod tests {
 
     #[test]
     fn numbers_that_allow_no_metric() {
-        let dim = 30;
-        let options = FisherOptions::default();
         for n in [5, 40] {
-            let points = noisy(dim, n);
-            assert!(fit(&points.view(), &unit(dim), &options).is_some());
-            assert!(fit(&points.view(), &unit(dim + 1), &options).is_none());
-            assert!(fit(&points.view()[..2], &unit(dim), &options).is_none());
-            for bad in [f64::NAN, f64::INFINITY, 1e200] {
-                let mut broken = points.clone();
-                broken.0[1].0[7] = bad;
-                assert!(fit(&broken.view(), &unit(dim), &options).is_none());
-                let mut broken = points.clone();
-                broken.0[2].1[3] = bad;
-                assert!(fit(&broken.view(), &unit(dim), &options).is_none());
-            }
-            let constant = Points(vec![points.0[0].clone(); n]);
-            assert!(fit(&constant.view(), &unit(dim), &options).is_none());
+            check_refusals(&default_fit, &noisy(30, n));
         }
     }
 
     #[test]
     fn bits_do_not_depend_on_where_numbers_lie() {
-        let (dim, n) = (700, 40);
-        let points = noisy(dim, n);
-        let metric = fit(&points.view(), &unit(dim), &FisherOptions::default()).unwrap();
-        for shift in 1..8 {
-            let pad = |v: &[f64]| [&vec![0.0; shift], v].concat();
-            let moved: Vec<_> = points.0.iter().map(|(x, g)| (pad(x), pad(g))).collect();
-            let view: Vec<_> = moved.iter().map(|(x, g)| Point { x: &x[shift..], g: &g[shift..] }).collect();
-            let _other: Vec<f64> = Vec::with_capacity(3 + 5 * shift);
-            assert_eq!(fit(&view, &unit(dim), &FisherOptions::default()).unwrap(), metric);
-        }
+        check_alignment(&default_fit, &noisy(700, 40));
     }
 }

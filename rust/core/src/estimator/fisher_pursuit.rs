@@ -147,11 +147,13 @@ impl Whitened {
         let (dim, n) = (self.x.nrows(), self.x.ncols());
         let p = start.ncols();
         if is_enough(n, dim) {
-            return Some(vec![self.factor(None)?]);
+            return Some(vec![self.factor(None, true)?]);
         }
-        let mut factors = vec![self.factor(Some(self.leading_sum(start, multiplications)))?];
+        let first = self.leading_sum(start, multiplications);
+        let mut factors = vec![self.factor(Some(first), rounds == 1)?];
         while factors.len() < rounds && !factors.last().is_some_and(Factor::is_small) {
-            factors.push(self.factor(Some(self.leading_difference(p)))?);
+            let last = factors.len() + 1 == rounds;
+            factors.push(self.factor(Some(self.leading_difference(p)), last)?);
         }
         Some(factors)
     }
@@ -199,8 +201,9 @@ impl Whitened {
         factors
     }
 
-    /// S in the span of orthonormal columns (all coordinates if `None`), to whose coordinates the points move.
-    fn factor(&mut self, basis: Option<Mat<f64>>) -> Option<Factor> {
+    /// S in the span of orthonormal columns (all coordinates if `None`), to whose coordinates the points move if there is
+    /// another round to come.
+    fn factor(&mut self, basis: Option<Mat<f64>>, last: bool) -> Option<Factor> {
         let n = self.x.ncols();
         let within = |a: &Mat<f64>| match &basis {
             Some(q) => linalg::product(q.transpose(), a.as_ref()),
@@ -210,22 +213,30 @@ impl Whitened {
         let k = shrinkage(n, a.nrows());
         let (c_x, c_g) = (covariance(a.as_ref(), k), covariance(b.as_ref(), k));
         let Pairs { values, vectors } = geometric_mean::eigenpairs(c_x, c_g, 1.0, usize::MAX)?;
-        let turned = |a: Mat<f64>| linalg::product(vectors.transpose(), a.as_ref());
-        let (a, b) = (turned(a), turned(b));
-        let vectors = match basis {
-            Some(q) => linalg::product(q.as_ref(), vectors.as_ref()),
-            None => vectors,
+        let (small, vectors) = match basis {
+            Some(q) => {
+                let large = linalg::product(q.as_ref(), vectors.as_ref());
+                (Some(vectors), large)
+            }
+            None => (None, vectors),
         };
+        let factor = Factor { values, vectors };
+        if last || factor.is_small() {
+            return Some(factor);
+        }
+        let turned =
+            |a: Mat<f64>| linalg::product(small.as_ref().unwrap_or(&factor.vectors).transpose(), a.as_ref());
+        let (a, b) = (turned(a), turned(b));
         let stretch = |to: &mut Mat<f64>, mut along: Mat<f64>, power: f64| {
             for j in 0..along.ncols() {
                 let column = along.col_as_slice_mut(j);
-                column.iter_mut().zip(&values).for_each(|(a, v)| *a *= v.powf(power) - 1.0);
+                column.iter_mut().zip(&factor.values).for_each(|(a, v)| *a *= v.powf(power) - 1.0);
             }
-            *to += linalg::product(vectors.as_ref(), along.as_ref());
+            *to += linalg::product(factor.vectors.as_ref(), along.as_ref());
         };
         stretch(&mut self.x, a, -0.5);
         stretch(&mut self.g, b, 0.5);
-        Some(Factor { values, vectors })
+        Some(factor)
     }
 }
 
@@ -297,7 +308,8 @@ fn combine(factors: Vec<Factor>, dim: usize, cutoff: f64, max_rank: usize) -> Op
 #[cfg(test)]
 mod tests {
     use super::super::testing::{
-        Normal, Points, full, jacobi, normals, orthonormality, relative_difference, unit,
+        Normal, Points, check_alignment, check_refusals, check_rescaled, extremes, full, jacobi, normals,
+        orthonormality, relative_difference, unit,
     };
     use super::*;
     use crate::estimator::{fisher_dense, fisher_diag_points, fisher_low_rank};
@@ -308,18 +320,6 @@ mod tests {
 
     fn of(points: &Points, dim: usize, options: &PursuitOptions) -> Metric {
         fit(&points.view(), &unit(dim), options).unwrap().0
-    }
-
-    /// Smallest and largest eigenvalue of a normal's covariance in the coordinates of a metric.
-    fn extremes(metric: &Metric, truth: &Metric) -> (f64, f64) {
-        let mut half = full(truth);
-        half.iter_mut().for_each(|row| metric.whiten(row));
-        let columns = (0..metric.dim()).map(|i| half.iter().map(|row| row[i]).collect());
-        let mut whitened: Vec<Vec<f64>> = columns.collect();
-        whitened.iter_mut().for_each(|row| metric.whiten(row));
-        let mut values = jacobi(whitened).0;
-        values.sort_by(f64::total_cmp);
-        (values[0], values[values.len() - 1])
     }
 
     fn condition(metric: &Metric, truth: &Metric) -> f64 {
@@ -405,18 +405,15 @@ mod tests {
         assert!(sizes(&PursuitOptions { max_rank: 0, ..PursuitOptions::default() }).is_empty());
     }
 
+    /// The default estimator.
+    fn default_fit(points: &[Point<'_>], previous: &Metric) -> Option<Metric> {
+        fit(points, previous, &PursuitOptions::default()).map(|(metric, _)| metric)
+    }
+
     #[test]
     fn coordinates_can_be_rescaled() {
         for (dim, n) in [(44, 30), (16, 12), (12, 40)] {
-            let points = wild(dim, n, 0.2);
-            let scales: Vec<f64> = normals(12, dim).into_iter().map(|z| (4.0 * z).exp()).collect();
-            let metric = of(&points, dim, &PursuitOptions::default());
-            let rescaled = of(&points.rescaled(&scales), dim, &PursuitOptions::default());
-            let mut expected = full(&metric);
-            for (row, scale) in expected.iter_mut().zip(&scales) {
-                row.iter_mut().zip(&scales).for_each(|(e, other)| *e *= scale * other);
-            }
-            assert!(relative_difference(&full(&rescaled), &expected) < 1e-6);
+            check_rescaled(&default_fit, &wild(dim, n, 0.2), 1e-6);
         }
     }
 
@@ -481,36 +478,13 @@ mod tests {
 
     #[test]
     fn numbers_that_allow_no_metric() {
-        let dim = 30;
-        let options = PursuitOptions::default();
         for n in [5, 40, 80] {
-            let points = wild(dim, n, 0.2);
-            assert!(fit(&points.view(), &unit(dim), &options).is_some());
-            assert!(fit(&points.view(), &unit(dim + 1), &options).is_none());
-            assert!(fit(&points.view()[..2], &unit(dim), &options).is_none());
-            for bad in [f64::NAN, f64::INFINITY, 1e200] {
-                let mut broken = points.clone();
-                broken.0[1].0[7] = bad;
-                assert!(fit(&broken.view(), &unit(dim), &options).is_none());
-                let mut broken = points.clone();
-                broken.0[2].1[3] = bad;
-                assert!(fit(&broken.view(), &unit(dim), &options).is_none());
-            }
-            let constant = Points(vec![points.0[0].clone(); n]);
-            assert!(fit(&constant.view(), &unit(dim), &options).is_none());
+            check_refusals(&default_fit, &wild(30, n, 0.2));
         }
     }
 
     #[test]
     fn bits_do_not_depend_on_where_numbers_lie() {
-        let (dim, n) = (300, 40);
-        let points = wild(dim, n, 0.2);
-        let metric = of(&points, dim, &PursuitOptions::default());
-        for shift in 1..4 {
-            let pad = |v: &[f64]| [&vec![0.0; shift], v].concat();
-            let moved: Vec<_> = points.0.iter().map(|(x, g)| (pad(x), pad(g))).collect();
-            let view: Vec<_> = moved.iter().map(|(x, g)| Point { x: &x[shift..], g: &g[shift..] }).collect();
-            assert_eq!(fit(&view, &unit(dim), &PursuitOptions::default()).unwrap().0, metric);
-        }
+        check_alignment(&default_fit, &wild(300, 40, 0.2));
     }
 }

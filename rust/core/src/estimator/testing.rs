@@ -196,3 +196,66 @@ pub fn times(a: &Matrix, b: &Matrix) -> Matrix {
     let n = b[0].len();
     a.iter().map(|row| (0..n).map(|j| row.iter().zip(b).map(|(r, b)| r * b[j]).sum()).collect()).collect()
 }
+
+/// Smallest and largest eigenvalue of a normal's covariance in the coordinates of a metric.
+pub fn extremes(metric: &Metric, truth: &Metric) -> (f64, f64) {
+    let mut half = full(truth);
+    half.iter_mut().for_each(|row| metric.whiten(row));
+    let columns = (0..metric.dim()).map(|i| half.iter().map(|row| row[i]).collect());
+    let mut whitened: Matrix = columns.collect();
+    whitened.iter_mut().for_each(|row| metric.whiten(row));
+    let mut values = jacobi(whitened).0;
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() - 1])
+}
+
+/// An estimator.
+pub type Fit<'a> = &'a dyn Fn(&[Point<'_>], &Metric) -> Option<Metric>;
+
+/// It gives a metric of these points, and none of what is too little or not finite.
+pub fn check_refusals(fit: Fit<'_>, points: &Points) {
+    let dim = points.0[0].0.len();
+    assert!(fit(&points.view(), &unit(dim)).is_some());
+    assert!(fit(&points.view(), &unit(dim + 1)).is_none());
+    assert!(fit(&points.view()[..2], &unit(dim)).is_none());
+    for bad in [f64::NAN, f64::INFINITY, 1e200] {
+        let mut broken = points.clone();
+        broken.0[1].0[7] = bad;
+        assert!(fit(&broken.view(), &unit(dim)).is_none());
+        let mut broken = points.clone();
+        broken.0[2].1[3] = bad;
+        assert!(fit(&broken.view(), &unit(dim)).is_none());
+    }
+    let constant = Points(vec![points.0[0].clone(); points.0.len()]);
+    assert!(fit(&constant.view(), &unit(dim)).is_none());
+}
+
+/// In other units it gives the same metric in these.
+pub fn check_rescaled(fit: Fit<'_>, points: &Points, tolerance: f64) {
+    let dim = points.0[0].0.len();
+    let scales: Vec<f64> = normals(12, dim).into_iter().map(|z| (4.0 * z).exp()).collect();
+    let metric = fit(&points.view(), &unit(dim)).unwrap();
+    let rescaled = fit(&points.rescaled(&scales).view(), &unit(dim)).unwrap();
+    let mut expected = full(&metric);
+    for (row, scale) in expected.iter_mut().zip(&scales) {
+        row.iter_mut().zip(&scales).for_each(|(e, other)| *e *= scale * other);
+    }
+    assert!(relative_difference(&full(&rescaled), &expected) < tolerance);
+    for (i, scale) in scales.iter().enumerate() {
+        assert!((rescaled.center[i] - scale * metric.center[i]).abs() < tolerance * rescaled.stds[i]);
+    }
+}
+
+/// Where numbers lie in memory does not matter.
+pub fn check_alignment(fit: Fit<'_>, points: &Points) {
+    let dim = points.0[0].0.len();
+    let metric = fit(&points.view(), &unit(dim));
+    assert!(metric.is_some());
+    for shift in 1..8 {
+        let pad = |v: &[f64]| [&vec![0.0; shift], v].concat();
+        let moved: Vec<_> = points.0.iter().map(|(x, g)| (pad(x), pad(g))).collect();
+        let view: Vec<_> = moved.iter().map(|(x, g)| Point { x: &x[shift..], g: &g[shift..] }).collect();
+        let _other: Vec<f64> = Vec::with_capacity(3 + 5 * shift);
+        assert_eq!(fit(&view, &unit(dim)), metric);
+    }
+}
