@@ -1,12 +1,14 @@
 //! Warm-up: step size, metric and the schedule that ties them together.
 //!
 //! Each scheme is a file: [`windowed`] and [`stan`] for chains by themselves, [`pool`] with [`member`] and [`group`] for
-//! chains that share what they know.
+//! chains that share what they know, [`ensemble`] with [`meads`] for many chains that move by what others know.
 
 pub mod descent;
+pub mod ensemble;
 mod fit;
 pub mod group;
 pub mod handover;
+pub mod meads;
 pub mod member;
 pub mod plan;
 pub mod pool;
@@ -28,6 +30,8 @@ use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::metric::Metric;
+use crate::settings::Settings;
+use ensemble::Walker;
 use member::{Change, Member};
 use stan::Stan;
 use step_size::DualAverage;
@@ -85,6 +89,8 @@ pub enum Adaptation {
     Fixed(StepOnly),
     /// Together with others.
     Pooled(Box<Member>),
+    /// As one of an ensemble.
+    Ensemble(Box<Walker>),
 }
 
 /// A warm-up that leaves the metric alone.
@@ -114,6 +120,11 @@ impl Adaptation {
         }
     }
 
+    /// For a chain of an ensemble.
+    pub fn ensemble(settings: &Settings) -> Self {
+        Adaptation::Ensemble(Box::new(Walker::new(settings)))
+    }
+
     /// The settings.
     pub fn settings(&self) -> &AdaptSettings {
         match self {
@@ -121,6 +132,7 @@ impl Adaptation {
             Adaptation::Stan(a) => &a.settings,
             Adaptation::Fixed(a) => &a.settings,
             Adaptation::Pooled(a) => a.settings(),
+            Adaptation::Ensemble(a) => &a.settings,
         }
     }
 
@@ -130,6 +142,7 @@ impl Adaptation {
             Adaptation::Stan(a) => &a.step,
             Adaptation::Fixed(a) => &a.step,
             Adaptation::Pooled(a) => a.step(),
+            Adaptation::Ensemble(a) => &a.step,
         }
     }
 
@@ -151,6 +164,7 @@ impl Adaptation {
             Adaptation::Stan(a) => (a.search_pending, a.step.current()),
             Adaptation::Fixed(a) => (a.search_pending, a.settings.initial_step),
             Adaptation::Pooled(a) => (a.search_pending(), a.settings().initial_step),
+            Adaptation::Ensemble(_) => return None,
         };
         pending.then_some(from)
     }
@@ -162,6 +176,7 @@ impl Adaptation {
             Adaptation::Stan(a) => (&mut a.step, &mut a.search_pending),
             Adaptation::Fixed(a) => (&mut a.step, &mut a.search_pending),
             Adaptation::Pooled(a) => a.step_to_search(),
+            Adaptation::Ensemble(_) => return,
         };
         *step = DualAverage::new(found);
         *pending = false;
@@ -178,7 +193,7 @@ impl Adaptation {
             Adaptation::Windowed(a) => a.wants_points(),
             Adaptation::Stan(a) => a.wants_points(draw),
             Adaptation::Fixed(_) => false,
-            Adaptation::Pooled(_) => true,
+            Adaptation::Pooled(_) | Adaptation::Ensemble(_) => true,
         }
     }
 
@@ -199,6 +214,10 @@ impl Adaptation {
                 a.start(&metric);
                 Ok(())
             }
+            Adaptation::Ensemble(a) => {
+                a.start(&seen.draw, seen.draw.logp, metric);
+                Ok(())
+            }
             Adaptation::Fixed(_) => Ok(()),
         }
     }
@@ -208,7 +227,7 @@ impl Adaptation {
         match self {
             Adaptation::Windowed(a) => a.changes(),
             Adaptation::Stan(a) => a.changes(),
-            Adaptation::Fixed(_) => &[],
+            Adaptation::Fixed(_) | Adaptation::Ensemble(_) => &[],
             Adaptation::Pooled(a) => a.changes(),
         }
     }
@@ -234,7 +253,30 @@ impl Adaptation {
                 a.observe(&seen.draw);
                 Ok(a.take_metric())
             }
+            Adaptation::Ensemble(a) => {
+                a.observe(&seen);
+                Ok(None)
+            }
         }
+    }
+
+    /// Whether the chain must wait for others.
+    pub fn is_waiting(&self) -> bool {
+        match self {
+            Adaptation::Pooled(member) => member.is_waiting(),
+            Adaptation::Ensemble(walker) => walker.is_waiting(),
+            _ => false,
+        }
+    }
+
+    /// What a chain of an ensemble knows.
+    pub fn walker(&self) -> Option<&Walker> {
+        if let Adaptation::Ensemble(walker) = self { Some(walker) } else { None }
+    }
+
+    /// What a chain of an ensemble knows.
+    pub fn walker_mut(&mut self) -> Option<&mut Walker> {
+        if let Adaptation::Ensemble(walker) = self { Some(walker) } else { None }
     }
 
     /// What the chain shares with others, if it does.

@@ -7,12 +7,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::report::ChainReport;
 use super::{Control, Run};
-use crate::adapt::member::Member;
+use crate::adapt::Adaptation;
 use crate::adapt::pool::Pool;
 use crate::block::{Block, Pooling, Start};
 use crate::chain::N_STATISTICS;
 use crate::device::Cpu;
 use crate::error::{Error, Result};
+use crate::kernel::Sampler;
 use crate::trace::{ChainTrace, MemoryStore};
 
 /// A chain, and what belongs to it.
@@ -138,9 +139,9 @@ impl<'a> Crew<'a> {
         waiting.sort_by_key(|task| task.chain);
         if !self.control.stopped() {
             let blocks = waiting.iter_mut().filter_map(|task| task.running.as_mut());
-            let mut members: Vec<&mut Member> =
-                blocks.flat_map(|running| running.block.members().map(|(_, member)| member)).collect();
-            pool.meet(&mut members);
+            let chains: Vec<&mut Adaptation> =
+                blocks.flat_map(|running| running.block.members().map(|(_, chain)| chain)).collect();
+            pool.hold(chains);
         }
         ready.extend(waiting.drain(..).rev());
         self.changed.notify_all();
@@ -212,7 +213,8 @@ impl<'a> Crew<'a> {
         let store = self.control.stores[chain].get_or_init(|| Arc::new(Mutex::new(store)));
         let metric = metrics.get(chain).cloned().flatten();
         let start = Start { chain: chain as u64, x: &starts[chain], metric };
-        let pooled = settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
+        let ensemble = settings.sampler == Sampler::Meads;
+        let pooled = ensemble || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
         let pooling = if pooled { Pooling::Among(starts.len()) } else { Pooling::Here };
         let block = Block::start(Box::new(Cpu::new()), density(), settings, &[start], pooling)?;
         Ok(Running { block, store: store.clone() })
