@@ -26,6 +26,9 @@ __all__ = ["sample"]
 SAMPLERS = tuple(name for name, _, _ in _lib.samplers())
 ADAPTATIONS = {name: tune for name, tune, _ in _lib.adaptations()}
 
+#: Chains of a run, and of an ensemble, and the warm-up draws of that.
+CHAINS, ENSEMBLE_CHAINS, ENSEMBLE_TUNE = 4, 64, 300
+
 
 @document
 def sample(
@@ -33,7 +36,7 @@ def sample(
     *,
     draws: int = 1000,
     tune: int | None = None,
-    chains: int = 4,
+    chains: int | None = None,
     cores: int | None = None,
     seed: int | None = None,
     init: Any = None,
@@ -218,7 +221,10 @@ def sample(
     resolved = resolve(
         settings, adaptation=adaptation, sampler=sampler, other_keywords=inspect.signature(sample).parameters
     )
-    planned = ADAPTATIONS[adaptation] if tune is None else tune
+    ensemble = sampler == "meads"
+    if chains is None:
+        chains = ENSEMBLE_CHAINS if ensemble else CHAINS
+    planned = (ENSEMBLE_TUNE if ensemble else ADAPTATIONS[adaptation]) if tune is None else tune
     counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
         "warmup": flag("save_warmup", save_warmup),
@@ -238,7 +244,7 @@ def sample(
         seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
         sampler=sampler,
         adaptation=adaptation,
-        extend=tune is None,
+        extend=tune is None and not ensemble,
         settings=resolved,
         keep=keep,
         store_unconstrained=flag("store_unconstrained", store_unconstrained),
@@ -255,6 +261,8 @@ def sample(
     _check_sampler(plan, compiled_model.n_dim)
     density = compiled_model.density()
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
+    if plan.has_pilot:
+        starts = starts[plan.first_of_superchain]
     metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
     display = make_display(progress_bar, background=not blocking)
     run = SamplingRun(
@@ -277,6 +285,10 @@ def _check_sampler(plan: Plan, n_dim: int) -> None:
     why = ""
     if plan.adaptation not in POOLED:
         why = f"adaptation={plan.adaptation!r} does not prepare it; it is for {' or '.join(map(repr, POOLED))}"
+    elif plan.sampler == "meads":
+        folds = int(plan.settings.get("meads_folds", 4))
+        if plan.chains < 2 * folds:
+            why = f"{folds} folds of two chains or more need chains={2 * folds} at least, and there are {plan.chains}"
     elif plan.tune == 0:
         why = "it needs a warm-up, and tune is 0"
     elif plan.sampler == "mams" and n_dim < 2:

@@ -20,6 +20,9 @@ use crate::settings::Settings;
 use crate::trace::{ChainTrace, Keep, MemoryStore};
 use crew::Crew;
 
+/// Blocks of an ensemble for each thread, so that none has to wait long for others.
+const BLOCKS_OF_THREAD: usize = 4;
+
 /// What a run does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -143,7 +146,7 @@ pub struct Output {
     pub error: Option<Error>,
 }
 
-/// A run of many chains, each on the CPU and on one thread at a time.
+/// A run of many chains in blocks, each on the CPU and on one thread at a time.
 pub struct Run<'a> {
     /// Settings of all chains.
     pub settings: &'a Settings,
@@ -155,7 +158,9 @@ pub struct Run<'a> {
     pub keep: Keep,
     /// Number of threads.
     pub cores: usize,
-    /// Makes the density of a chain.
+    /// Chains that share a density and advance together, one leapfrog step of each at a time.
+    pub per_block: usize,
+    /// Makes the density of a block.
     pub density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
     /// Called on each worker thread; it must call what it is given, once.
     pub on_thread: &'a (dyn Fn(&mut (dyn FnMut() + Send)) + Sync),
@@ -171,10 +176,18 @@ impl Run<'_> {
         }
     }
 
+    /// Chains of a block. Those of an ensemble meet after each step, so that a few of them go together.
+    fn block_size(&self) -> usize {
+        let few = self.starts.len().div_ceil(BLOCKS_OF_THREAD * self.cores.max(1));
+        let least = if self.settings.sampler == Sampler::Meads { few } else { 1 };
+        self.per_block.max(least)
+    }
+
     fn execute_chains(&self, control: &Control) -> Output {
         control.chains.iter().for_each(|chain| chain.plan(self.settings.tune));
         let crew = Crew::new(self, control);
-        let threads = self.cores.clamp(1, self.starts.len().max(1));
+        let blocks = self.starts.len().div_ceil(self.block_size());
+        let threads = self.cores.clamp(1, blocks.max(1));
         let panicked = std::thread::scope(|scope| {
             let crew = &crew;
             let spawn = |thread| scope.spawn(move || (self.on_thread)(&mut || crew.work(thread)));
