@@ -211,7 +211,10 @@ impl Block {
 
     /// What the chains bring to a meeting of their pool.
     pub fn members(&mut self) -> impl Iterator<Item = (u64, &mut Adaptation)> {
-        self.chains.iter_mut().filter(|chain| chain.waiting()).map(|chain| (chain.id(), chain.adaptation_mut()))
+        self.chains
+            .iter_mut()
+            .filter(|chain| chain.waiting())
+            .map(|chain| (chain.id(), chain.adaptation_mut()))
     }
 
     /// Go on after the pool has met.

@@ -32,8 +32,7 @@ use crate::settings::Settings;
 const METRIC_FIXED: f64 = 0.6;
 const METRIC_FROM: f64 = 0.2;
 
-/// Mean acceptance below which steps are made smaller than gradients call for, and how fast.
-const LEAST_ACCEPT: f64 = 0.8;
+/// How fast steps get smaller where too many are rejected.
 const RATE: f64 = 0.2;
 
 /// Points of a fit, and of the check of the metric.
@@ -136,10 +135,12 @@ impl Walker {
     }
 
     fn give(&mut self, metric: &Arc<Metric>, pace: Pace) {
-        let changed = !Arc::ptr_eq(metric, &self.metric);
+        // Of a saved state two that were one are two.
+        let changed = !Arc::ptr_eq(metric, &self.metric) && **metric != *self.metric;
         let earlier = self.order.take().is_some_and(|order| order.metric.is_some());
         self.metric = metric.clone();
-        let tuned = Tuned { length: 1.0 / pace.damping, step: pace.step, transitions: self.meads.transitions };
+        let tuned =
+            Tuned { length: 1.0 / pace.damping, step: pace.step, transitions: self.meads.transitions };
         self.order = Some(Order { metric: (changed || earlier).then(|| metric.clone()), tuned });
     }
 }
@@ -184,7 +185,10 @@ impl Ensemble {
             places: (0..walkers.len()).collect(),
             folds: vec![start; (first.meads.folds as usize).min(walkers.len() / 2).max(1)],
             moments: Welford::diag(dim),
-            sample: PointSample::new(dim, FITTED_POINTS.min(FITTED_POINTS * 400 / dim.max(1)).max(CHECKED_POINTS)),
+            sample: PointSample::new(
+                dim,
+                FITTED_POINTS.min(FITTED_POINTS * 400 / dim.max(1)).max(CHECKED_POINTS),
+            ),
             fixed: None,
             shrinkage: 0.0,
             sums: [0.0; 2],
@@ -241,7 +245,7 @@ impl Ensemble {
             }
         }
         if moved > 0.0 {
-            self.shrinkage = (self.shrinkage + RATE * (accept / moved - LEAST_ACCEPT)).min(0.0);
+            self.shrinkage = (self.shrinkage + RATE * (accept / moved - self.meads.target_accept)).min(0.0);
         }
     }
 
@@ -250,13 +254,13 @@ impl Ensemble {
         let Some(first) = walkers.first() else { return };
         let before = self.folds[0].metric.clone();
         let metric = match self.meads.metric {
-            MomentumMetric::Diag => self.moments.fit_plain(&Metric::diagonal(
-                &before.inv_mass_diagonal(),
-                before.center.clone(),
-            )),
+            MomentumMetric::Diag => {
+                self.moments.fit_plain(&Metric::diagonal(&before.inv_mass_diagonal(), before.center.clone()))
+            }
             MomentumMetric::LowRank => {
                 let most = FITTED_POINTS.max(CHECKED_POINTS);
-                fit::fit(&self.sample, most, &before, &first.settings, f64::INFINITY, true).and_then(|(metric, _)| metric)
+                fit::fit(&self.sample, most, &before, &first.settings, f64::INFINITY, true)
+                    .and_then(|(metric, _)| metric)
             }
         };
         let metric = metric.filter(Metric::is_usable).map_or(before, Arc::new);
@@ -302,7 +306,11 @@ impl Ensemble {
         for fold in 0..folds {
             let Fold { metric, pace } = &self.folds[(fold + folds - 1) % folds];
             let step = pace.step * self.shrinkage.exp();
-            let slow = if self.fixed.is_some() { 0.0 } else { self.meads.slowdown / ((self.round + 1) as f64 * step) };
+            let slow = if self.fixed.is_some() {
+                0.0
+            } else {
+                self.meads.slowdown / ((self.round + 1) as f64 * step)
+            };
             let pace = Pace { step, damping: pace.damping.max(slow) };
             for chain in self.members(fold) {
                 let walker = &mut walkers[*chain];

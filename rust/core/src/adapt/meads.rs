@@ -48,6 +48,8 @@ pub struct MeadsSettings {
     pub folds: u64,
     /// Step size over the inverse root of the largest eigenvalue of the gradients.
     pub step_scale: f64,
+    /// Least mean acceptance probability: with a lower one steps get smaller.
+    pub target_accept: f64,
     /// How long damping is stronger early on.
     pub slowdown: f64,
     /// Metric of the momenta.
@@ -65,6 +67,7 @@ impl Default for MeadsSettings {
         MeadsSettings {
             folds: 4,
             step_scale: 0.5,
+            target_accept: 0.8,
             slowdown: 1.0,
             metric: MomentumMetric::default(),
             transitions: 1,
@@ -91,6 +94,13 @@ impl Configure for MeadsSettings {
             max: 2.0,
             doc: "Step size of 'meads' times the root of the largest eigenvalue that gradients show, in the coordinates of the \
                   metric.",
+        },
+        Setting {
+            name: "meads_target_accept",
+            default: Value::Float(0.8),
+            min: 0.0,
+            max: 0.999,
+            doc: "Where the mean acceptance probability of 'meads' is below this, steps are smaller than the gradients call for.",
         },
         Setting {
             name: "meads_slowdown",
@@ -136,6 +146,7 @@ impl Configure for MeadsSettings {
         match name {
             "meads_folds" => Some(Field::Int(&mut self.folds)),
             "meads_step_scale" => Some(Field::Float(&mut self.step_scale)),
+            "meads_target_accept" => Some(Field::Float(&mut self.target_accept)),
             "meads_slowdown" => Some(Field::Float(&mut self.slowdown)),
             "meads_metric" => Some(Field::Name(&mut self.metric)),
             "meads_transitions" => Some(Field::Int(&mut self.transitions)),
@@ -264,7 +275,8 @@ mod tests {
         for (dim, wide) in [(1, 1.0), (50, 1.0), (50, 10.0)] {
             let sd = |i: usize| if i == 0 { wide } else { 1.0 };
             let rows = normals(400, dim, sd);
-            let (trace, squares) = (0..dim).fold((0.0, 0.0), |(t, s), i| (t + sd(i).powi(2), s + sd(i).powi(4)));
+            let (trace, squares) =
+                (0..dim).fold((0.0, 0.0), |(t, s), i| (t + sd(i).powi(2), s + sd(i).powi(4)));
             let found = largest_eigenvalue(&rows).unwrap();
             assert!((found / (squares / trace) - 1.0).abs() < 0.15, "{dim} {wide}: {found}");
         }

@@ -105,7 +105,9 @@ impl Chain {
             false => Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt),
         };
         let first = match ensemble {
-            true => KernelState::Ghmc(GhmcState::new(2.0 * Stream::new(key, Purpose::Lengths).uniform() - 1.0)),
+            true => {
+                KernelState::Ghmc(GhmcState::new(2.0 * Stream::new(key, Purpose::Lengths).uniform() - 1.0))
+            }
             false => KernelState::Nuts,
         };
         if let (Some(member), Some(handover)) = (adaptation.member_mut(), Handover::new(settings, arrays.dim))
@@ -235,7 +237,10 @@ impl Chain {
             dev.set_metric(&arrays.metrics, self.index, metric)?;
             self.rank = metric.rank();
             self.has_metric = true;
-        } else if self.settings.adapt.scheme.is_pooled() && self.settings.tune > 0 && self.adaptation.walker().is_none() {
+        } else if self.settings.adapt.scheme.is_pooled()
+            && self.settings.tune > 0
+            && self.adaptation.walker().is_none()
+        {
             self.read_points(dev, arrays, 0, row)?;
             return self.go_down(Descent::new(&self.host[1]), dev, arrays);
         }

@@ -8,8 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample, Span,
-    Step, Turn, ops,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
+    Span, Step, Turn, ops,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -186,6 +186,8 @@ impl Device for Cpu {
             let share = (1.0 - keep * keep).max(0.0).sqrt();
             let p = self.arrays[phase.p.0].exact_mut(fresh.row);
             p.iter_mut().zip(&self.kept).for_each(|(p, old)| *p = keep * old + share * *p);
+            // What is known of the momentum must depend on its numbers alone, or a chain that goes on from a saved state
+            // would differ in the last bit.
             self.along[phase.p.0].forget(fresh.row);
             let place = Place { metric: fresh.metric, row: fresh.row };
             self.products(phase, metrics, &[place], kinetic, &mut [[0.0; 2]])?;

@@ -293,13 +293,8 @@ pub trait Device: Send {
     ) -> Result<()>;
 
     /// Draw momenta anew in part; `kinetic` gets p M^-1 p / 2 of each.
-    fn renew(
-        &mut self,
-        phase: &Phase,
-        metrics: &Metrics,
-        ops: &[Renewal],
-        kinetic: &mut [f64],
-    ) -> Result<()>;
+    fn renew(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Renewal], kinetic: &mut [f64])
+    -> Result<()>;
 
     /// First half of a leapfrog step: kick and drift.
     fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()>;

@@ -39,8 +39,7 @@ pub(super) fn execute(run: &Run<'_>, control: &Control) -> Output {
     settings.adapt.extend = true;
     let first = |of: &Range<usize>| of.start;
     let starts: Vec<Vec<f64>> = superchains.iter().map(|of| run.starts[of.start].clone()).collect();
-    let metrics: Vec<_> =
-        superchains.iter().map(|of| run.metrics.get(of.start).cloned().flatten()).collect();
+    let metrics: Vec<_> = superchains.iter().map(|of| run.metrics.get(of.start).cloned().flatten()).collect();
     let keep = Keep { warmup: false, ..Keep::default() };
     let shown = control.before(superchains.iter().map(first));
     shown.chains.iter().for_each(|chain| chain.before(true));
@@ -113,7 +112,11 @@ fn draw(trace: &ChainTrace, mut at: usize, dim: usize) -> Vec<f64> {
         }
         at = at.saturating_sub(block.positions.len());
     }
-    trace.blocks.last().map(|block| block.positions[block.positions.len() - dim..].to_vec()).unwrap_or_default()
+    trace
+        .blocks
+        .last()
+        .map(|block| block.positions[block.positions.len() - dim..].to_vec())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
