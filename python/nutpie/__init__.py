@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nutpie.metric_plots import plot_metric
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
+    from nutpie.nested import nested_r_hat
     from nutpie.plots import plot_run
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "compile_stan_model",
     "diagnose",
     "include_dir",
+    "nested_r_hat",
     "plot_metric",
     "plot_run",
     "prune_stan_cache",
@@ -41,6 +43,7 @@ __all__ = [
 _LAZY = {
     "compile_pymc_model": "nutpie.models.pymc",
     "compile_stan_model": "nutpie.models.stan",
+    "nested_r_hat": "nutpie.nested",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",

@@ -75,10 +75,10 @@ def sample(
     tune : int, optional
         Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a pooled
         warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric is bad at
-        its end and gets better. A number is never exceeded. With 0 the metric comes from the first gradient and the
+        its end and gets better. A number is never exceeded. With ``sampler="meads"`` the default is 300. With 0 the metric comes from the first gradient and the
         step size from a short search.
-    chains : int, default 4
-        Number of chains.
+    chains : int, optional
+        Number of chains: by default 4, and 64 with ``sampler="meads"``.
     cores : int, optional
         Number of threads that run chains; by default as many as the process may use. There may be more chains than
         cores.
@@ -128,8 +128,8 @@ def sample(
     log_prior : bool, default False
         Whether the result has a group ``log_prior``: for each free variable its log density at each draw after
         warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
-    sampler : {"nuts", "mams", "auto", "hmc", "walnuts"}, default "nuts"
-        What makes the draws after the warm-up, which is done with the no-U-turn sampler always:
+    sampler : {"nuts", "mams", "auto", "hmc", "walnuts", "meads"}, default "nuts"
+        What makes the draws after the warm-up, which is done with the no-U-turn sampler, but for ``"meads"``:
 
         - ``"nuts"``: the no-U-turn sampler.
         - ``"mams"``: the Metropolis-adjusted microcanonical sampler (Robnik, Cohn-Gordon and Seljak 2025), which for
@@ -143,6 +143,11 @@ def sample(
         - ``"walnuts"``: the no-U-turn sampler with steps that adapt within a trajectory (Bou-Rabee, Carpenter, Kleppe
           and Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Its draws
           cost more.
+
+        - ``"meads"``: generalised Hamiltonian Monte Carlo with many chains, each transition of which takes one gradient
+          (Hoffman and Sountsov 2022). A short run of the no-U-turn sampler, with the warm-up that `adaptation` names,
+          finds the posterior from any start; the chains begin at its draws and warm up as an ensemble. For many short
+          chains at once, as of densities that evaluate many points in one call.
 
         All but ``"nuts"`` and ``"auto"`` need a warm-up, and one of the adaptations ``"auto"``, ``"low_rank"`` and
         ``"dense"``.

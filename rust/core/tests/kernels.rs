@@ -406,6 +406,13 @@ fn rough_kernels() -> Vec<Fixed> {
             settings: walnuts,
             tuned: tuned(0.0, 0.9),
         },
+    ]
+}
+
+/// The same with momenta that persist.
+fn persistent_kernels() -> Vec<Fixed> {
+    let tuned = |length, step| Tuned { length, step, transitions: 1 };
+    vec![
         Fixed {
             name: "ghmc",
             state: |state| {
@@ -448,13 +455,13 @@ impl Fixed {
     }
 }
 
-fn check_fixed(draws: u64, seeds: u64) {
+fn check_fixed(kernels: Vec<Fixed>, draws: u64, seeds: u64) {
     let target = gaussian();
     // Neither the scales nor the centre are those of the target.
     let wrong = Metric { center: vec![0.0, -2.1, 4.0, 2.0], ..diagonal(&[0.6, 0.02, 60.0, 16.0]) };
     let eigenvector = Metric { center: vec![0.2; 3], ..coupled(3, 1, 4) };
     let logistic = Logistic { scale: vec![1.0, 0.5, 2.0] };
-    for kernel in rough_kernels() {
+    for kernel in kernels {
         check_seeds(&format!("gaussian, {}", kernel.name), seeds, &gaussian_functionals(), |seed| {
             kernel.draws(&target, target.point(normals(seed, 0, 4)), &wrong, seed, draws)
         });
@@ -470,13 +477,19 @@ fn check_fixed(draws: u64, seeds: u64) {
 
 #[test]
 fn exact_draws_stay_exact() {
-    check_fixed(4000, 32);
+    check_fixed(rough_kernels(), 4000, 32);
+}
+
+#[test]
+fn exact_draws_stay_exact_while_momenta_persist() {
+    check_fixed(persistent_kernels(), 24_000, 32);
 }
 
 #[test]
 #[ignore = "slow: millions of gradients"]
 fn exact_draws_stay_exact_at_high_precision() {
-    check_fixed(30_000, 64);
+    check_fixed(rough_kernels(), 30_000, 64);
+    check_fixed(persistent_kernels(), 200_000, 64);
 }
 
 fn samplers() -> Vec<(&'static str, Settings)> {
@@ -585,7 +598,7 @@ fn broken_persistence_is_noticed() {
             let mut state = Persistent { x, p: normals(seed, 6, 3), u: 2.0 * random() - 1.0 };
             (0..16_000)
                 .map(|_| {
-                    plain.ghmc(&mut state, 2.1, 2.5, slicing);
+                    plain.ghmc(&mut state, 2.6, 20.0, slicing);
                     state.x.clone()
                 })
                 .collect::<Vec<_>>()

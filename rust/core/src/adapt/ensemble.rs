@@ -345,3 +345,159 @@ fn find_lagging(walkers: &mut [&mut Walker]) {
         walker.lagging = walker.logp < median - MIN_LAG.max(walker.x.len() as f64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Sampler;
+    use crate::rng::fill_normal;
+
+    const DIM: usize = 3;
+    const TUNE: u64 = 50;
+
+    /// Twelve chains in four folds on a normal distribution of which each may know another width.
+    struct Chains {
+        ensemble: Ensemble,
+        walkers: Vec<Walker>,
+        checks: Vec<Check>,
+    }
+
+    fn walker(chain: usize, made: u64, width: f64) -> [Vec<f64>; 2] {
+        let mut x = vec![0.0; DIM];
+        fill_normal(Key { seed: 2, chain: chain as u32, draw: made as u32 }, Purpose::Momentum, &mut x);
+        let g = x.iter().map(|x| -x / width).collect();
+        x.iter_mut().for_each(|x| *x *= width);
+        [x, g]
+    }
+
+    impl Chains {
+        fn new(meads: MeadsSettings) -> Self {
+            let settings =
+                Settings { seed: 1, tune: TUNE, sampler: Sampler::Meads, meads, ..Settings::default() };
+            let metric = Arc::new(Metric::diagonal(&[4.0; DIM], vec![0.0; DIM]));
+            let walkers = (0..12).map(|chain| {
+                let mut walker = Walker::new(&settings);
+                let [x, g] = self::walker(chain, 0, 1.0);
+                walker.start(&Draw { point: Some([&x, &g]), ..Draw::default() }, -1.0, metric.clone());
+                walker
+            });
+            let mut walkers: Vec<Walker> = walkers.collect();
+            let ensemble = Ensemble::new(&walkers.iter_mut().collect::<Vec<_>>()).unwrap();
+            Chains { ensemble, walkers, checks: Vec::new() }
+        }
+
+        fn meet(&mut self) {
+            self.checks.extend(self.ensemble.meet(&mut self.walkers.iter_mut().collect::<Vec<_>>()));
+        }
+
+        /// Each chain that may go makes a draw of some width, with this acceptance.
+        fn draw(&mut self, width: impl Fn(usize) -> f64, accept: f64) {
+            for (chain, walker) in self.walkers.iter_mut().enumerate().filter(|(_, walker)| !walker.waiting) {
+                let [x, g] = self::walker(chain, walker.made + 1, width(chain));
+                walker.keep(&Draw { point: Some([&x, &g]), ..Draw::default() });
+                (walker.accept, walker.moved, walker.waiting) = (accept, true, true);
+                walker.made += 1;
+            }
+        }
+
+        fn to_the_end(&mut self, width: impl Fn(usize) -> f64 + Copy, accept: f64) -> Tuned {
+            self.meet();
+            while self.checks.is_empty() {
+                self.draw(width, accept);
+                self.meet();
+            }
+            let tuned: Vec<Tuned> =
+                self.walkers.iter_mut().map(|walker| walker.take_order().unwrap().tuned).collect();
+            assert!(tuned.iter().all(|t| *t == tuned[0]));
+            tuned[0]
+        }
+    }
+
+    #[test]
+    fn each_fold_follows_the_one_before_it() {
+        let mut chains = Chains::new(MeadsSettings::default());
+        chains.meet();
+        // Round 0, in which fold 0 rests.
+        for fold in 0..4 {
+            let before: Vec<&[f64]> = chains
+                .ensemble
+                .members((fold + 3) % 4)
+                .iter()
+                .map(|chain| &chains.walkers[*chain].x[..])
+                .collect();
+            let scales = meads::scales(&before, &[f64::NAN; DIM]);
+            for chain in chains.ensemble.members(fold) {
+                let walker = &chains.walkers[*chain];
+                assert_eq!(walker.waiting, fold == 0);
+                assert_eq!(walker.order.is_none(), fold == 0);
+                let metric = walker.order.as_ref().and_then(|order| order.metric.as_ref());
+                assert!(metric.is_none_or(|metric| metric.stds == scales), "{fold}");
+            }
+        }
+    }
+
+    #[test]
+    fn chains_change_places_when_all_folds_have_rested() {
+        let mut chains = Chains::new(MeadsSettings::default());
+        let mut places = Vec::new();
+        for _ in 0..12 {
+            chains.meet();
+            places.push(chains.ensemble.places.clone());
+            chains.draw(|_| 1.0, 0.9);
+        }
+        for (round, pair) in places.windows(2).enumerate() {
+            assert_eq!(pair[0] != pair[1], round % 4 == 3, "{round}");
+        }
+        let mut sorted = places[11].clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..12).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_metric_of_the_draws_is_that_of_all_chains() {
+        // One fold of chains would never see the others' widths at once.
+        let width = |chain: usize| if chain < 6 { 1.0 } else { 7.0 };
+        let mut chains = Chains::new(MeadsSettings::default());
+        chains.to_the_end(width, 0.9);
+        let variance = (1.0 + 49.0) / 2.0;
+        let stds = &chains.ensemble.fixed.as_ref().unwrap().stds;
+        assert!(stds.iter().all(|s| (s * s / variance - 1.0).abs() < 0.3), "{stds:?}");
+        assert!(chains.walkers.iter().all(|walker| walker.metric.stds == *stds));
+    }
+
+    #[test]
+    fn steps_get_smaller_where_too_many_are_rejected() {
+        let tuned = |accept, target_accept| {
+            let mut chains = Chains::new(MeadsSettings { target_accept, ..MeadsSettings::default() });
+            chains.to_the_end(|_| 1.0, accept)
+        };
+        let plain = tuned(0.9, 0.8);
+        // 0.5 / (tr(C^2) / tr(C))^(1/2) with C near I, or so from twelve draws.
+        assert!((0.3..0.9).contains(&plain.step) && (0.5..2.0).contains(&plain.length), "{plain:?}");
+        assert_eq!(tuned(0.99, 0.8), plain);
+        assert_eq!(tuned(0.5, 0.0), plain);
+        let small = tuned(0.5, 0.8);
+        assert!(small.step < 0.1 * plain.step && small.length == plain.length, "{small:?}");
+    }
+
+    #[test]
+    fn chains_far_below_the_others_do_not_count() {
+        let mut chains = Chains::new(MeadsSettings::default());
+        let lost = chains.ensemble.places[4];
+        let plain = chains.to_the_end(|_| 1.0, 0.9);
+        let mut chains = Chains::new(MeadsSettings::default());
+        chains.walkers[lost].logp = -1e6;
+        let width = |chain| if chain == lost { 1e5 } else { 1.0 };
+        let tuned = chains.to_the_end(width, 0.9);
+        assert!(chains.walkers[lost].lagging && (tuned.step / plain.step).ln().abs() < 0.4, "{tuned:?} {plain:?}");
+        assert!(chains.ensemble.fixed.unwrap().stds.iter().all(|s| *s < 2.0));
+    }
+
+    #[test]
+    fn damping_is_strong_at_first() {
+        let mut chains = Chains::new(MeadsSettings { slowdown: 5.0, ..MeadsSettings::default() });
+        chains.meet();
+        let Tuned { length, step, .. } = chains.walkers.iter().find_map(|w| w.order.as_ref()).unwrap().tuned;
+        assert!((length * 5.0 / step - 1.0).abs() < 1e-12, "1 / (5 / (1 e))");
+    }
+}

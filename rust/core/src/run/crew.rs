@@ -14,7 +14,6 @@ use crate::block::{Block, Pooling, Start};
 use crate::chain::{Chain, N_STATISTICS};
 use crate::device::Cpu;
 use crate::error::{Error, Result};
-use crate::kernel::Sampler;
 use crate::trace::{ChainTrace, MemoryStore};
 
 /// Chains that advance together, and what belongs to them.
@@ -43,9 +42,21 @@ pub(super) struct Finished {
 enum Parted {
     /// It waits for the others.
     Waiting(Box<Task>),
+    /// Others are to go on, too.
+    Turn(Box<Task>),
     /// It is over.
     Over(Range<usize>, Vec<Finished>),
 }
+
+/// Why chains rest.
+enum Rest {
+    Meeting,
+    Turn,
+    Over,
+}
+
+/// Rounds after which others have their turn, in an ensemble: of a run that is stopped all chains have draws.
+const TURN: u64 = 64;
 
 struct State {
     ready: Vec<Task>,
@@ -100,6 +111,7 @@ impl<'a> Crew<'a> {
             let mut state = self.lock();
             match parted {
                 Parted::Waiting(task) => state.waiting.push(*task),
+                Parted::Turn(task) => state.ready.insert(0, *task),
                 Parted::Over(chains, finished) => {
                     if finished.iter().any(|chain| chain.error.is_some()) {
                         self.control.stop();
@@ -132,7 +144,9 @@ impl<'a> Crew<'a> {
         let mut state = self.lock();
         loop {
             if let Some(last) = state.ready.len().checked_sub(1) {
-                let mine = state.ready.iter().position(|task| task.thread == thread);
+                // Those of an ensemble take turns, whoever ran them last.
+                let mine = |task: &Task| task.thread == thread && !self.run.is_ensemble();
+                let mine = state.ready.iter().position(mine);
                 return Some(state.ready.swap_remove(mine.unwrap_or(last)));
             }
             if state.left == 0 {
@@ -160,8 +174,9 @@ impl<'a> Crew<'a> {
     fn advance(&self, mut task: Task, thread: usize) -> Parted {
         task.thread = thread;
         match self.sample(&mut task) {
-            Ok(true) => Parted::Waiting(Box::new(task)),
-            Ok(false) => self.over(task, None),
+            Ok(Rest::Meeting) => Parted::Waiting(Box::new(task)),
+            Ok(Rest::Turn) => Parted::Turn(Box::new(task)),
+            Ok(Rest::Over) => self.over(task, None),
             Err(error) => self.over(task, Some(error)),
         }
     }
@@ -187,11 +202,11 @@ impl<'a> Crew<'a> {
         Parted::Over(chains, all)
     }
 
-    /// True if the chains have come to a meeting.
-    fn sample(&self, task: &mut Task) -> Result<bool> {
+    /// Run chains until they come to a meeting, have gone on for long enough, or are over.
+    fn sample(&self, task: &mut Task) -> Result<Rest> {
         let control = self.control;
         if !control.go_on() {
-            return Ok(false);
+            return Ok(Rest::Over);
         }
         let progress = &control.chains[task.chains.clone()];
         let Running { block, stores } = match &mut task.running {
@@ -207,13 +222,19 @@ impl<'a> Crew<'a> {
             }
         };
         let elsewhere = block.pools().is_empty();
+        let longest = if self.run.is_ensemble() { TURN } else { u64::MAX };
+        let mut rounds = 0;
         while !block.done() {
             if !control.go_on() {
-                return Ok(false);
+                return Ok(Rest::Over);
             }
             if elsewhere && block.waiting() {
-                return Ok(true);
+                return Ok(Rest::Meeting);
             }
+            if rounds == longest {
+                return Ok(Rest::Turn);
+            }
+            rounds += 1;
             let meets = !elsewhere && block.chains().iter().any(Chain::waiting);
             block.round(stores, |done| {
                 progress[done.index].draw(&done.outcome, done.step_size, done.tuning);
@@ -225,7 +246,7 @@ impl<'a> Crew<'a> {
                 plan(progress, block);
             }
         }
-        Ok(false)
+        Ok(Rest::Over)
     }
 
     fn begin(&self, chains: Range<usize>) -> Result<Running> {
@@ -237,8 +258,7 @@ impl<'a> Crew<'a> {
             metric: metrics.get(chain).cloned().flatten(),
         };
         let begun: Vec<Start> = chains.map(start).collect();
-        let ensemble = settings.sampler == Sampler::Meads;
-        let pooled = ensemble || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
+        let pooled = self.run.is_ensemble() || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
         let pooling = if pooled { Pooling::Among(starts.len()) } else { Pooling::Here };
         let block = Block::start(Box::new(Cpu::new()), density(), settings, &begun, pooling)?;
         Ok(Running { block, stores })

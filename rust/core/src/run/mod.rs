@@ -169,7 +169,7 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Run all chains. Whatever happens, the draws so far are in the output.
     pub fn execute(&self, control: &Control) -> Output {
-        if self.settings.sampler == Sampler::Meads && self.settings.meads.pilot > 0 {
+        if self.is_ensemble() && self.settings.meads.pilot > 0 {
             pilot::execute(self, control)
         } else {
             self.execute_chains(control)
@@ -179,8 +179,12 @@ impl Run<'_> {
     /// Chains of a block. Those of an ensemble meet after each step, so that a few of them go together.
     fn block_size(&self) -> usize {
         let few = self.starts.len().div_ceil(BLOCKS_OF_THREAD * self.cores.max(1));
-        let least = if self.settings.sampler == Sampler::Meads { few } else { 1 };
-        self.per_block.max(least)
+        self.per_block.max(if self.is_ensemble() { few } else { 1 })
+    }
+
+    /// Whether all chains are an ensemble.
+    fn is_ensemble(&self) -> bool {
+        self.settings.sampler == Sampler::Meads
     }
 
     fn execute_chains(&self, control: &Control) -> Output {

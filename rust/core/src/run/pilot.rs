@@ -122,10 +122,47 @@ fn draw(trace: &ChainTrace, mut at: usize, dim: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::DrawBlock;
 
     #[test]
     fn superchains_share_the_chains() {
         assert_eq!(superchains(10, 4), [0..2, 2..5, 5..7, 7..10]);
         assert_eq!(superchains(3, 64), [0..1, 1..2, 2..3]);
+    }
+
+    /// Chains whose draw `i` is (10 chain, i), of which some lag.
+    fn made(lagging: &[bool], draws: usize) -> Output {
+        let trace = |chain: usize| {
+            let block = |range: Range<usize>| DrawBlock {
+                draws: range.len(),
+                positions: range.flat_map(|i| [10.0 * chain as f64, i as f64]).collect(),
+                ..DrawBlock::default()
+            };
+            ChainTrace { blocks: vec![block(0..3), block(3..draws)], ..ChainTrace::default() }
+        };
+        Output {
+            chains: (0..lagging.len()).map(trace).collect(),
+            reports: lagging.iter().map(|l| ChainReport { lagging: *l, ..ChainReport::default() }).collect(),
+            ..Output::default()
+        }
+    }
+
+    #[test]
+    fn chains_start_at_draws_of_their_own_superchain() {
+        let superchains = superchains(8, 2);
+        let starts = spread(&made(&[false, false], 8), &superchains, 2);
+        assert_eq!(starts[..4], [[0.0, 0.0], [0.0, 2.0], [0.0, 4.0], [0.0, 6.0]]);
+        assert_eq!(starts[4..], [[10.0, 0.0], [10.0, 2.0], [10.0, 4.0], [10.0, 6.0]]);
+    }
+
+    #[test]
+    fn nobody_starts_at_draws_of_a_chain_that_lags() {
+        let superchains = superchains(12, 3);
+        let starts = spread(&made(&[false, true, false], 8), &superchains, 2);
+        assert_eq!(starts[4..8], [[0.0, 1.0], [20.0, 3.0], [0.0, 5.0], [20.0, 7.0]]);
+        assert_eq!(starts[8], [20.0, 0.0]);
+        // Where all do there is no better.
+        assert_eq!(spread(&made(&[true; 3], 8), &superchains, 2)[4], [10.0, 0.0]);
+        assert!(leader(&made(&[true, false], 4).reports).is_some_and(|report| !report.lagging));
     }
 }
