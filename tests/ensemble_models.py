@@ -1,14 +1,18 @@
-"""The item-response and the radon model of references/001, on the unconstrained scale, with densities compiled by numba."""
+"""The item-response and the radon model of references/001 on the unconstrained scale, compiled by numba."""
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numba
 import numpy as np
 from numba import types
 from simple_model import NormalModel
+
+import nutpie
+from nutpie._convergence import ess, split
 
 _DOUBLE = types.CPointer(types.float64)
 _SIGNATURE = types.int64(types.uint64, _DOUBLE, _DOUBLE, _DOUBLE, types.voidptr)
@@ -90,3 +94,32 @@ def radon() -> NormalModel:
         return 0
 
     return NormalModel(89, logp)
+
+
+#: Kinds of starts: arrays for 64 chains, by number of parameters and seed.
+STARTS = {
+    "the model's own": lambda n, seed: np.random.default_rng(seed).uniform(-2, 2, (64, n)),
+    "one point": lambda n, seed: np.full((64, n), 0.5),
+    "far away": lambda n, seed: np.random.default_rng(seed).normal(0, 1, (64, n)) + 6,
+}
+
+
+def check_against(result: Any, reference: np.ndarray) -> None:
+    """Check that an ensemble has the means and the spread of long chains, and that it is well tuned.
+
+    Means are compared by their errors, of which the largest of some hundred is allowed 5; spreads by quartiles, since
+    some parameters have long tails.
+    """
+    x = result.posterior["x"].values
+    sds = reference.std(axis=(0, 1))
+    rows = [np.ascontiguousarray(np.moveaxis(draws, 2, 0)) for draws in (x, reference)]
+    errors = sds * np.sqrt(sum(1 / ess(split(row)) for row in rows))
+    z = (x.mean(axis=(0, 1)) - reference.mean(axis=(0, 1))) / errors
+    assert np.abs(z).max() < 5
+    assert z.std() < 1.5
+    low, high = (np.quantile(draws, (0.25, 0.75), axis=(0, 1)) for draws in (x, reference))
+    ratio = (low[1] - low[0]) / (high[1] - high[0])
+    assert 0.8 < ratio.min() < ratio.max() < 1.25
+    assert float(nutpie.nested_r_hat(result)["x"].max()) < 1.03
+    assert float(result.adaptation["kernel_step_size"][0]) > 0.1
+    assert not result.sample_stats["diverging"].any()

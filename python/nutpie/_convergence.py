@@ -94,9 +94,9 @@ def _convergence(draws: np.ndarray, sd: np.ndarray) -> np.ndarray:
 def nested(draws: np.ndarray, superchains: np.ndarray) -> np.ndarray:
     """Nested R-hat of Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2024), of shape (parameters,).
 
-    With K superchains of M chains of N draws it is (1 + B / W)^(1/2). B is the variance of the means of superchains, and W
-    the mean over superchains of the variance of the means of their chains (0 if M = 1) plus the mean variance within these
-    (0 if N = 1). Variances have the divisors K - 1, M - 1 and N - 1.
+    With K superchains of M chains of N draws it is (1 + B / W)^(1/2). B is the variance of the means of
+    superchains, and W the mean over superchains of the variance of the means of their chains (0 if M = 1) plus the
+    mean variance within these (0 if N = 1). Variances have the divisors K - 1, M - 1 and N - 1.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ def statistics(dataset: Any) -> dict[str, np.ndarray]:
 
 
 def superchains(result: Any) -> np.ndarray | None:
-    """Return the superchain of each chain of a result, from 0; None if it does not tell of at least two for its chains."""
+    """Return the superchain of each chain of a result, from 0; None if it does not tell of two or more."""
     dataset, posterior = group(result, ADAPTATION), group(result, "posterior")
     if dataset is None or "superchain" not in dataset:
         return None

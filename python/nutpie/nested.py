@@ -21,11 +21,11 @@ def nested_r_hat(
 ) -> Any:
     """Compute nested R-hat, which tells of convergence where chains are many and too short for R-hat.
 
-    Chains that began at the same place form a superchain. If the means of superchains differ by little compared with how
-    much draws vary, where the chains began is forgotten (Margossian and others 2024, "Nested R-hat: assessing the
-    convergence of Markov chain Monte Carlo when running many short chains", Bayesian Analysis). R-hat of chains with an
-    effective sample size of n each is about 1 + 1 / (2 n) however good they are; that of superchains of M chains is about
-    1 + 1 / (2 M n).
+    Chains that began at the same place form a superchain. If the means of superchains differ by little compared
+    with how much draws vary, where the chains began is forgotten (Margossian and others 2024, "Nested R-hat:
+    assessing the convergence of Markov chain Monte Carlo when running many short chains", Bayesian Analysis). R-hat
+    of chains with an effective sample size of n each is about 1 + 1 / (2 n) however good they are; that of
+    superchains of M chains is about 1 + 1 / (2 M n).
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def nested_r_hat(
     TypeError
         If `result` is not a result.
     ValueError
-        If it has no posterior or not the variables asked for; if there are no superchains, or not one for each chain, or
-        only one.
+        If it has no posterior or not the variables asked for; if there are no superchains, or not one for each chain,
+        or only one.
 
     Examples
     --------

@@ -49,7 +49,7 @@ class Plan:
     cores: int
     sampler: str
     adaptation: str
-    settings: Mapping[str, int | float]
+    settings: Mapping[str, int | float | str]
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
 
@@ -63,7 +63,7 @@ class Plan:
     @property
     def has_pilot(self) -> bool:
         """Whether a short run of another sampler comes before that of an ensemble."""
-        return self.sampler == "meads" and self.settings.get("meads_pilot", 150) > 0
+        return self.sampler == "meads" and int(self.settings.get("meads_pilot", 150)) > 0
 
     @property
     def first_of_superchain(self) -> np.ndarray:

@@ -73,10 +73,10 @@ def sample(
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
-        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a pooled
-        warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric is bad at
-        its end and gets better. A number is never exceeded. With ``sampler="meads"`` the default is 300. With 0 the metric comes from the first gradient and the
-        step size from a short search.
+        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a
+        pooled warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric
+        is bad at its end and gets better. A number is never exceeded. With ``sampler="meads"`` the default is 300.
+        With 0 the metric comes from the first gradient and the step size from a short search.
     chains : int, optional
         Number of chains: by default 4, and 64 with ``sampler="meads"``.
     cores : int, optional
