@@ -64,7 +64,7 @@ format: $(VENV)/.installed
 
 # Nanoseconds per leapfrog beside a copy of the same bytes.
 bench:
-	cargo bench --package nutpie-core --bench leapfrog
+	cargo bench --package nutpie-core --bench leapfrog --bench kernels
 
 # This package beside its peers, each in an environment of its own.
 bench-peers: $(VENV)/.installed

@@ -599,12 +599,17 @@ MUTANTS = [
     ),
     mutant(
         "exact normal: the pull stays",
-        "device/ops.rs",
-        ("m_new[i] = cos * m[i] + sin * p;", "m_new[i] = m[i];"),
+        "device/turn.rs",
+        ("m_new[i] = cos * m[i] + sin * kicked;", "m_new[i] = m[i];"),
     ),
     mutant(
         "exact normal: momenta do not rotate",
-        "device/ops.rs",
+        "device/turn.rs",
+        ("p_new[i] = cos * kicked - sin * m[i];", "p_new[i] = kicked;"),
+    ),
+    mutant(
+        "exact normal: momenta do not rotate under a coupled metric",
+        "device/turn.rs",
         ("p_new[i] = cos * p - sin * m[i];", "p_new[i] = p;"),
     ),
     mutant(
