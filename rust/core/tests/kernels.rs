@@ -341,7 +341,7 @@ impl Fixed {
         let kernel = harness::Kernel {
             seed,
             metric: metric.clone(),
-            step: 0.1,
+            step: self.tuned.step,
             max_depth: self.settings.nuts.max_depth,
         };
         let mut block = kernel.block_in(&self.settings, &state, density, &[start], draws);
@@ -349,13 +349,21 @@ impl Fixed {
     }
 }
 
-fn check_fixed(draws: u64, seeds: u64) {
+/// The kernel of the warm-up, which `validity.rs` looks at more closely.
+fn rough_nuts() -> Fixed {
+    let tuned = Tuned { length: 0.0, step: 0.6, transitions: 1 };
+    let mut settings = Settings::default();
+    settings.nuts.max_depth = 5;
+    Fixed { name: "nuts", state: |_| KernelState::Nuts, settings, tuned }
+}
+
+fn check_fixed(kernels: Vec<Fixed>, draws: u64, seeds: u64) {
     let target = gaussian();
     // Neither the scales nor the centre are those of the target.
     let wrong = Metric { center: vec![0.0, -2.1, 4.0, 2.0], ..diagonal(&[0.6, 0.02, 60.0, 16.0]) };
     let eigenvector = Metric { center: vec![0.2; 3], ..coupled(3, 1, 4) };
     let logistic = Logistic { scale: vec![1.0, 0.5, 2.0] };
-    for kernel in rough_kernels() {
+    for kernel in kernels {
         check_seeds(&format!("gaussian, {}", kernel.name), seeds, &gaussian_functionals(), |seed| {
             kernel.draws(&target, target.point(normals(seed, 0, 4)), &wrong, seed, draws)
         });
@@ -371,13 +379,13 @@ fn check_fixed(draws: u64, seeds: u64) {
 
 #[test]
 fn exact_draws_stay_exact() {
-    check_fixed(4000, 32);
+    check_fixed(rough_kernels(), 4000, 32);
 }
 
 #[test]
 #[ignore = "slow: millions of gradients"]
 fn exact_draws_stay_exact_at_high_precision() {
-    check_fixed(30_000, 64);
+    check_fixed(rough_kernels().into_iter().chain([rough_nuts()]).collect(), 30_000, 64);
 }
 
 fn samplers() -> Vec<(&'static str, Settings)> {
@@ -390,6 +398,7 @@ fn samplers() -> Vec<(&'static str, Settings)> {
         ("hmc, exact normal", with(Sampler::Hmc, hmc(Trajectory::Jittered, ExactNormal))),
         ("nuts, exact normal", with(Sampler::Nuts, hmc(Trajectory::Jittered, ExactNormal))),
         ("walnuts", with(Sampler::Walnuts, Settings::default())),
+        ("nuts", Settings::default()),
     ]
 }
 
@@ -404,13 +413,13 @@ fn check_whole(draws: u64, seeds: u64) {
 
 #[test]
 fn draws_after_a_warm_up_are_right() {
-    check_whole(2000, 32);
+    check_whole(600, 32);
 }
 
 #[test]
 #[ignore = "slow: millions of gradients"]
 fn draws_after_a_warm_up_are_right_at_high_precision() {
-    check_whole(10_000, 64);
+    check_whole(15_000, 64);
 }
 
 // ---------------------------------------------------------------------------------------------------------- a funnel
