@@ -459,9 +459,7 @@ MUTANTS = [
     mutant(
         "leapfrog: no kick at the end", "integrate.rs", ("row: to, kick: 0.5 * step,", "row: to, kick: 0.0 * step,")
     ),
-    mutant(
-        "leapfrog: full kick at the start", "integrate.rs", ("from, to, kick: 0.5 * step,", "from, to, kick: step,")
-    ),
+    mutant("leapfrog: full kick at the start", "integrate.rs", ("kick: 0.5 * step, drift", "kick: step, drift")),
     mutant(
         "leapfrog: gradient of the point before",
         "device/points.rs",

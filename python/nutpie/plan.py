@@ -47,7 +47,7 @@ class Plan:
     cores: int
     sampler: str
     adaptation: str
-    settings: Mapping[str, int | float]
+    settings: Mapping[str, int | float | str]
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
 
