@@ -1,8 +1,7 @@
 //! Kernels of the draws other than that of the warm-up: their integrators lead back and keep volume, and they leave the target
 //! as it is. The microcanonical one has a file of its own.
 //!
-//! The slow ones want `cargo test --release -p nutpie-core --test kernels -- --ignored`: the same with some millions of
-//! gradients.
+//! The slow ones want `cargo test --release -p nutpie-core --test kernels -- --ignored`: the same with millions of gradients.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 #[path = "common/validity_harness.rs"]
@@ -352,9 +351,7 @@ impl Fixed {
 /// The kernel of the warm-up, which `validity.rs` looks at more closely.
 fn rough_nuts() -> Fixed {
     let tuned = Tuned { length: 0.0, step: 0.6, transitions: 1 };
-    let mut settings = Settings::default();
-    settings.nuts.max_depth = 5;
-    Fixed { name: "nuts", state: |_| KernelState::Nuts, settings, tuned }
+    Fixed { name: "nuts", state: |_| KernelState::Nuts, settings: Settings::default(), tuned }
 }
 
 fn check_fixed(kernels: Vec<Fixed>, draws: u64, seeds: u64) {
