@@ -40,6 +40,7 @@ DEVICE = (("--test", "device"), ())
 COUPLED = (("--test", "coupled"), ())
 MAMS = (("--test", "mams"), ())
 KERNELS = (("--test", "kernels"), ())
+GHMC = (("--test", "ghmc"), ())
 ENSEMBLE = (("--test", "ensemble"), ())
 ALL = (("--test", "validity"), ())
 
@@ -460,9 +461,7 @@ MUTANTS = [
     mutant(
         "leapfrog: no kick at the end", "integrate.rs", ("row: to, kick: 0.5 * step,", "row: to, kick: 0.0 * step,")
     ),
-    mutant(
-        "leapfrog: full kick at the start", "integrate.rs", ("from, to, kick: 0.5 * step,", "from, to, kick: step,")
-    ),
+    mutant("leapfrog: full kick at the start", "integrate.rs", ("kick: 0.5 * step, drift", "kick: step, drift")),
     mutant(
         "leapfrog: gradient of the point before",
         "device/points.rs",
@@ -600,12 +599,17 @@ MUTANTS = [
     ),
     mutant(
         "exact normal: the pull stays",
-        "device/ops.rs",
-        ("m_new[i] = cos * m[i] + sin * p;", "m_new[i] = m[i];"),
+        "device/turn.rs",
+        ("m_new[i] = cos * m[i] + sin * kicked;", "m_new[i] = m[i];"),
     ),
     mutant(
         "exact normal: momenta do not rotate",
-        "device/ops.rs",
+        "device/turn.rs",
+        ("p_new[i] = cos * kicked - sin * m[i];", "p_new[i] = kicked;"),
+    ),
+    mutant(
+        "exact normal: momenta do not rotate under a coupled metric",
+        "device/turn.rs",
         ("p_new[i] = cos * p - sin * m[i];", "p_new[i] = p;"),
     ),
     mutant(
@@ -858,7 +862,7 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    common = (UNIT, DEVICE, COUPLED, MAMS, KERNELS, ENSEMBLE)
+    common = (UNIT, DEVICE, COUPLED, MAMS, KERNELS, GHMC, ENSEMBLE)
     for target, names in (*common, EXACT, ALL) if quick else (*common, ALL):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:

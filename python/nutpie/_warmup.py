@@ -217,7 +217,7 @@ def _kernel_variables(warmup: _Warmup) -> dict[str, Any]:
         "kernel_step_size": (step, "Largest step size of the kernel that made the draws."),
         "kernel_length": (
             length,
-            "Mean length of its trajectories, or the time in which momenta are forgotten; 0 where they end by themselves.",
+            "Mean length of its trajectories, or the time in which momenta are forgotten; 0 where they end themselves.",
         ),
         "kernel_transitions": (transitions, "Its transitions for each draw."),
         "kernel_rounds": (rounds, "Transitions after the warm-up that tuned its step size."),

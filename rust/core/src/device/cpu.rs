@@ -9,7 +9,7 @@ use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
     Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
-    Span, Step, Turn, ops,
+    Span, Step, Turn, ops, turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -316,13 +316,25 @@ impl Device for Cpu {
     fn turn(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()> {
         let pulls = phase.pulls()?;
         for &Turn { metric, from, to, kick, angle } in ops {
-            // The kick by the gradient, and its part of the way; that of the pull is a multiple of x - centre.
-            let (sin, cos) = (angle.sin(), angle.cos());
-            self.glide(phase, metrics, &[Glide { metric, from, to, scale: 1.0, kick, drift: sin }])?;
-            let [x, p, pull, center] = together(&mut self.arrays, [phase.x, phase.p, pulls, metrics.center])?;
-            let (x_from, x_to) = x.pair(from, to);
-            let (m_from, m_to) = pull.pair(from, to);
-            ops::turn([x_from, m_from, center.row(metric)], [x_to, p.row_mut(to), m_to], [kick, sin, cos]);
+            let by = turn::By::new(kick, angle);
+            let coupled = self.couplings[metrics.id][metric].is_some();
+            if coupled {
+                // The kick by the gradient, and its part of the way; that of the pull is a multiple of x - centre.
+                let glide = Glide { metric, from, to, scale: 1.0, kick, drift: by.sin };
+                self.glide(phase, metrics, &[glide])?;
+            }
+            let [x, p, g, pull, center, inv_mass] = together(
+                &mut self.arrays,
+                [phase.x, phase.p, phase.g, pulls, metrics.center, metrics.inv_mass],
+            )?;
+            let ((x, x_to), (m, m_to)) = (x.pair(from, to), pull.pair(from, to));
+            let center = center.row(metric);
+            if coupled {
+                turn::rest([x, m, center], [x_to, p.row_mut(to), m_to], by);
+            } else {
+                let (p, p_to) = p.pair(from, to);
+                turn::turn([x, p, g.row(from), m], [x_to, p_to, m_to], [center, inv_mass.row(metric)], by);
+            }
             self.along[phase.p.0].forget(to);
         }
         Ok(())
@@ -336,9 +348,17 @@ impl Device for Cpu {
         kinetic: &mut [f64],
     ) -> Result<()> {
         for (&Turn { metric, to, kick, .. }, kinetic) in ops.iter().zip(kinetic) {
-            let [p, g, pull] = together(&mut self.arrays, [phase.p, phase.g, phase.pulls()?])?;
-            ops::kick_both(p.row_mut(to), g.row(to), pull.row(to), kick);
+            let coupled = self.couplings[metrics.id][metric].is_some();
+            let [p, g, pull, inv_mass] =
+                together(&mut self.arrays, [phase.p, phase.g, phase.pulls()?, metrics.inv_mass])?;
             self.along[phase.p.0].forget(to);
+            if !coupled {
+                let square =
+                    turn::finish([g.row(to), pull.row(to), inv_mass.row(metric)], p.row_mut(to), kick);
+                *kinetic = 0.5 * square;
+                continue;
+            }
+            turn::kick_both(p.row_mut(to), g.row(to), pull.row(to), kick);
             let place = Place { metric, row: to };
             self.products(phase, metrics, &[place], std::slice::from_mut(kinetic), &mut [[0.0; 2]])?;
         }

@@ -17,6 +17,7 @@ mod ops;
 mod points;
 mod simd;
 mod triangular;
+mod turn;
 
 pub use cpu::Cpu;
 

@@ -435,30 +435,6 @@ pub fn pull(x: &[f64], center: &[f64], mass_sqrt: &[f64], out: &mut [f64]) {
     }
 }
 
-/// The rest of a turn from a point with (x, m), after p' = p + kick g and x' = x + sin M^-1 p' at its end.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2", "aarch64+neon"))]
-pub fn turn([x, m, center]: [&[f64]; 3], [x_new, p_new, m_new]: [&mut [f64]; 3], [kick, sin, cos]: [f64; 3]) {
-    let n = x.len();
-    let (m, center) = (&m[..n], &center[..n]);
-    let (x_new, p_new, m_new) = (&mut x_new[..n], &mut p_new[..n], &mut m_new[..n]);
-    // 1 - cos without cancellation.
-    let fall = sin * sin / (1.0 + cos);
-    let share = kick * sin - fall;
-    for i in 0..n {
-        let p = p_new[i] + kick * m[i];
-        x_new[i] += share * (x[i] - center[i]);
-        p_new[i] = cos * p - sin * m[i];
-        m_new[i] = cos * m[i] + sin * p;
-    }
-}
-
-/// p += kick (g + m)
-pub fn kick_both(p: &mut [f64], g: &[f64], m: &[f64], kick: f64) {
-    for ((p, g), m) in p.iter_mut().zip(g).zip(m) {
-        *p += kick * (g + m);
-    }
-}
-
 /// w p at both ends of a span, w = x_l - x_s + half inv_mass (p_s + p_l).
 pub fn reach(start: [&[f64]; 2], end: [&[f64]; 2], inv_mass: &[f64], half: f64) -> [f64; 2] {
     simd::run(Way { start, end, inv_mass, half })

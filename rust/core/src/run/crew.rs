@@ -258,7 +258,8 @@ impl<'a> Crew<'a> {
             metric: metrics.get(chain).cloned().flatten(),
         };
         let begun: Vec<Start> = chains.map(start).collect();
-        let pooled = self.run.is_ensemble() || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
+        let pooled = self.run.is_ensemble()
+            || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
         let pooling = if pooled { Pooling::Among(starts.len()) } else { Pooling::Here };
         let block = Block::start(Box::new(Cpu::new()), density(), settings, &begun, pooling)?;
         Ok(Running { block, stores })
