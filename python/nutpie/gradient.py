@@ -225,22 +225,30 @@ class _Differences:
         expected, size = float(parts.sum()), float(np.linalg.norm(parts))
         seen: list[float] = []
         for step in STEPS:
-            found = self._central(group, step * direction) / (2 * step)
+            ahead, behind = self._both_sides(group, step * direction)
+            found = (ahead - behind) / (2 * step)
             if not np.isfinite(found):
                 continue
             if abs(found - expected) <= self._tolerance * max(size, abs(found)) + self._least:
                 return None
-            seen.append(found)
+            if abs(found - expected) > _resolution(ahead, behind) / step:
+                seen.append(found)
         for first, second in itertools.combinations(seen, 2):
             if abs(first - second) <= AGREEMENT * min(abs(first - expected), abs(second - expected)):
                 return first
         return None
 
-    def _central(self, group: np.ndarray, shift: np.ndarray) -> float:
-        """Return the log density on one side of the point less that on the other."""
+    def _both_sides(self, group: np.ndarray, shift: np.ndarray) -> tuple[float, float]:
+        """Return the log density on both sides of the point."""
         values = []
         for side in (shift, -shift):
             point = self._point.copy()
             point[group] += side
             values.append(self._evaluate(point)[0])
-        return values[0] - values[1]
+        return values[0], values[1]
+
+
+def _resolution(first: float, second: float) -> float:
+    """Return a difference of two log densities that tells nothing, because rounding may have made it."""
+    single = all(value == float(np.float32(value)) for value in (first, second))
+    return 10 * float(np.finfo(np.float32 if single else np.float64).eps) * max(1.0, abs(first), abs(second))

@@ -56,6 +56,8 @@ def variables_of_shapes(
     for name, shape in shapes.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"names of variables must be strings that are not empty, not {name!r}")
+        if name in _TAKEN:
+            raise ValueError(f"a variable cannot be named {name!r}: every variable has a dimension of this name")
         sizes = _checked_shape(name, shape)
         own = _checked_dims(name, sizes, dims.get(name, ()), coords)
         found.append(Variable(name, sizes, np.dtype(dtypes.get(name, np.float64)), own))
