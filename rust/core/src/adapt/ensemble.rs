@@ -482,8 +482,7 @@ mod tests {
 
     #[test]
     fn chains_far_below_the_others_do_not_count() {
-        let mut chains = Chains::new(MeadsSettings::default());
-        let lost = chains.ensemble.places[4];
+        let (mut chains, lost) = (Chains::new(MeadsSettings::default()), 4);
         let plain = chains.to_the_end(|_| 1.0, 0.9);
         let mut chains = Chains::new(MeadsSettings::default());
         chains.walkers[lost].logp = -1e6;
