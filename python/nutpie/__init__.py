@@ -17,7 +17,10 @@ from nutpie.progress import STOP, ChainProgress
 from nutpie.sample import sample
 
 if TYPE_CHECKING:
+    from nutpie.gradient import check_gradient
     from nutpie.metric_plots import plot_metric
+    from nutpie.models.function import from_logp, from_pyfunc
+    from nutpie.models.native import from_cfunc, from_library
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.plots import plot_run
@@ -27,9 +30,14 @@ __all__ = [
     "ChainProgress",
     "SamplingWarning",
     "__version__",
+    "check_gradient",
     "compile_pymc_model",
     "compile_stan_model",
     "diagnose",
+    "from_cfunc",
+    "from_library",
+    "from_logp",
+    "from_pyfunc",
     "include_dir",
     "plot_metric",
     "plot_run",
@@ -39,8 +47,13 @@ __all__ = [
 
 #: Names that are imported at first use, so that `import nutpie` stays quick.
 _LAZY = {
+    "check_gradient": "nutpie.gradient",
     "compile_pymc_model": "nutpie.models.pymc",
     "compile_stan_model": "nutpie.models.stan",
+    "from_cfunc": "nutpie.models.native",
+    "from_library": "nutpie.models.native",
+    "from_logp": "nutpie.models.function",
+    "from_pyfunc": "nutpie.models.function",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",
