@@ -16,8 +16,8 @@ __all__ = ["BatchedDensity", "BatchedFunction", "Dtype", "precision", "require"]
 
 Dtype = Literal["float64", "float32"]
 
-#: Steps between the numbers of rows that a density is compiled for. A round has fewer points when chains have ended, and
-#: compiling takes longer than some rows that are not needed.
+#: Steps between the numbers of rows that a density is compiled for. A round has fewer points when chains have ended,
+#: and compiling takes longer than some rows that are not needed.
 WIDTH_FACTOR = 4
 
 #: Bytes of results of a call that `BatchedFunction` aims to stay below.

@@ -1,7 +1,7 @@
 """Transforms from unconstrained numbers to the support of a variable, with the logarithm of their Jacobian.
 
-With a transform ``y = f(x)``, a density of ``y`` becomes the density ``p(f(x)) |det df/dx|`` of ``x``. Those for simplexes
-and ordered vectors are the ones of the Stan Reference Manual.
+With a transform ``y = f(x)``, a density ``p`` of ``y`` becomes the density ``p(f(x)) |det df/dx|`` of ``x``. The simplex is
+made by breaking a stick, the ordered vector by adding up positive steps, as in the Stan Reference Manual.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
 }
 
 _FORMS = (
-    f"one of {', '.join(map(repr, TRANSFORMS))}, a pair of bounds such as (0, 10) or (None, 0), or a tuple of functions "
-    "(forward, log_det) or (forward, log_det, inverse)"
+    f"one of {', '.join(map(repr, TRANSFORMS))}, a pair of bounds such as (0, 10) or (None, 0), or a tuple of "
+    "functions (forward, log_det) or (forward, log_det, inverse)"
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nutpie.models._jax_batch import Dtype, precision
-from nutpie.models._jax_transforms import Transform, make_transform
+from nutpie.models._jax_transforms import make_transform
 from nutpie.models._layout import layout_of, split_point
 from nutpie.models._names import unknown_name
 from nutpie.models._values import value_of_shape

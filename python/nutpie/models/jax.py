@@ -128,9 +128,10 @@ def _logp_and_gradient(
     point = jax.ShapeDtypeStruct((tree.n_dim,), dtype)
     with precision(dtype):
         parameters = jax.eval_shape(lambda p: tree.constrain(p)[0], point)
-        if gradient is not None:
+        if gradient is None:
+            _check_scalar(jax.eval_shape(logdensity_fn, parameters))
+        else:
             _check_gradient(gradient, parameters)
-        _check_scalar(jax.eval_shape(logdensity_fn, parameters) if gradient is None else jax.eval_shape(logp, point))
     return jax.value_and_grad(logp)
 
 
