@@ -110,6 +110,20 @@ def test_posterior_is_that_of_numpyros_own_sampler(result):
         assert np.abs(np.log(ours.std(0) / theirs.std(0))).max() < 0.25
 
 
+def test_arrays_that_numpyro_has_seen_in_single_precision():
+    index, kept = np.array([0, 1, 1]), []
+
+    def model():
+        with numpyro.plate("group", 2):
+            effect = numpyro.sample("effect", dist.Normal(0, 1))
+        numpyro.factor("f", jax.lax.add(index, index.astype(np.int64))[0] + effect[index].sum())
+
+    # JAX 0.10 takes an array to be of the precision of a trace that refers to it, as long as there is one.
+    kept.append(jax.jit(lambda: jnp.zeros(3, jnp.int32) + index))
+    assert kept[0]().dtype == np.int32
+    assert nutpie.from_numpyro(model).density().evaluate(np.zeros(2))[0] == pytest.approx(2 * st.norm.logpdf(0))
+
+
 def test_deterministic_variables_and_observations(result):
     found = groups(result)
     posterior = found["posterior"]
@@ -248,7 +262,7 @@ def test_strategies_of_numpyro():
     assert chosen.initial_point([0])[0] == 998.0
     mean = nutpie.from_numpyro(narrow_prior, init_strategy=infer.init_to_mean)
     np.testing.assert_allclose(mean.initial_point([0]), [1000.0, 0.0], atol=1e-9)
-    with pytest.raises(ValueError, match="init_strategy='priro'.*did you mean 'prior'"):
+    with pytest.raises(ValueError, match=r"init_strategy='priro'.*did you mean 'prior'"):
         nutpie.from_numpyro(narrow_prior, init_strategy="priro")
     with pytest.raises(TypeError, match="init_strategy must be one of"):
         nutpie.from_numpyro(narrow_prior, init_strategy=3)

@@ -71,7 +71,7 @@ class JaxModel(CompiledModel):
     ) -> None:
         self._functions = functions
         self._blocks = list(blocks)
-        self._batch = BatchedDensity(functions.logp_and_gradient, functions.dtype)
+        self._batch = BatchedDensity(functions.logp_and_gradient, self.n_dim, functions.dtype)
         self._expand = BatchedFunction(functions.expand, self.n_dim, functions.dtype, with_seeds=functions.with_seeds)
         self._coords = {name: np.asarray(values) for name, values in (coords or {}).items()}
         shapes = {name: shape for name, (shape, _) in self._expand.results.items()}

@@ -1,7 +1,7 @@
 """Transforms from unconstrained numbers to the support of a variable, with the logarithm of their Jacobian.
 
-With a transform ``y = f(x)``, a density ``p`` of ``y`` becomes the density ``p(f(x)) |det df/dx|`` of ``x``. The simplex is
-made by breaking a stick, the ordered vector by adding up positive steps, as in the Stan Reference Manual.
+With a transform ``y = f(x)``, a density ``p`` of ``y`` becomes the density ``p(f(x)) |det df/dx|`` of ``x``. A simplex
+is made by breaking a stick, an ordered vector by adding up positive steps, as in the Stan Reference Manual.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def _without_keys(model: Any) -> Any:
             # A handler inside of this one may have given it a key already.
             if msg["type"] == "prng_key" and msg["value"] is None and msg["kwargs"].get("rng_key") is None:
                 raise ValueError(
-                    "the model draws a random key (numpyro.prng_key), and NUTS needs a density that is the same at each "
-                    "call: wrap the model in numpyro.handlers.seed(model, 0) to hold its random numbers fixed"
+                    "the model draws a random key (numpyro.prng_key), and NUTS needs a density that is the same at "
+                    "each call: wrap the model in numpyro.handlers.seed(model, 0) to hold its random numbers fixed"
                 )
 
     return Refuse(model)
@@ -196,8 +196,8 @@ def _check(site: Mapping[str, Any]) -> None:
         if site["fn"].support.is_discrete:
             raise ValueError(
                 f"the latent variable {name!r} is discrete ({distribution}), and NUTS needs a density that is "
-                "differentiable: sum it out of the model (for example with numpyro.distributions.MixtureSameFamily), or "
-                "use numpyro's DiscreteHMCGibbs"
+                "differentiable: sum it out of the model (for example with numpyro.distributions.MixtureSameFamily), "
+                "or use numpyro's DiscreteHMCGibbs"
             )
         if distribution == "Delta":
             raise ValueError(

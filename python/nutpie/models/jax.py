@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nutpie.models._jax_batch import Dtype, precision, require
+from nutpie.models._jax_batch import Dtype, require, shape_of
 from nutpie.models._jax_model import Group, JaxFunctions, JaxModel
 from nutpie.models._jax_tree import ParameterTree, named_leaves
 from nutpie.models._names import unknown_name
@@ -43,16 +43,17 @@ def from_jax(
     Parameters
     ----------
     logdensity_fn : callable
-        From a pytree of parameters to the log density, a number, up to a constant. With ``transforms`` it is the density
-        of the parameters themselves: the Jacobian is added here.
+        From a pytree of parameters to the log density, a number, up to a constant. With ``transforms`` it is the
+        density of the parameters themselves: the Jacobian is added here.
     example : pytree
-        Parameters of the right structure and shapes: arrays of floats, or ``jax.ShapeDtypeStruct``. Values do not matter.
+        Parameters of the right structure and shapes: arrays of floats, or ``jax.ShapeDtypeStruct``. Values do not
+        matter.
     transforms : dict, optional
         By name of a variable, how its support is reached from unconstrained numbers: ``"positive"``,
         ``"unit_interval"``, ``"simplex"`` or ``"ordered"`` (along the last axis), a pair of bounds such as ``(0, 10)``
-        or ``(None, 0)``, or functions ``(forward, log_det)`` or ``(forward, log_det, inverse)``, where ``log_det`` takes
-        the unconstrained value and returns the logarithm of the Jacobian determinant of ``forward``, or an array whose
-        sum that is. The inverse is for starts by name, and for transforms that change the shape.
+        or ``(None, 0)``, or functions ``(forward, log_det)`` or ``(forward, log_det, inverse)``, where ``log_det``
+        takes the unconstrained value and returns the logarithm of the Jacobian determinant of ``forward``, or an array
+        whose sum that is. The inverse is for starts by name, and for transforms that change the shape.
     gradient : callable, optional
         From a pytree of parameters to the log density and its gradient, a pytree of the same structure, in place of
         JAX's derivative of ``logdensity_fn``. With ``transforms`` it is the gradient by the parameters themselves.
@@ -76,8 +77,8 @@ def from_jax(
     -------
     CompiledJaxModel
         Variables have the names of their paths in the pytree, such as ``group.sd`` for ``{"group": {"sd": ...}}`` and
-        ``weights.0`` for a list; a pytree that is an array is named ``x``. Random starts are uniform from -2 to 2 on the
-        unconstrained scale.
+        ``weights.0`` for a list; a pytree that is an array is named ``x``. Random starts are uniform from -2 to 2 on
+        the unconstrained scale.
 
     Raises
     ------
@@ -126,12 +127,11 @@ def _logp_and_gradient(
         return density(parameters) + log_det
 
     point = jax.ShapeDtypeStruct((tree.n_dim,), dtype)
-    with precision(dtype):
-        parameters = jax.eval_shape(lambda p: tree.constrain(p)[0], point)
-        if gradient is None:
-            _check_scalar(jax.eval_shape(logdensity_fn, parameters))
-        else:
-            _check_gradient(gradient, parameters)
+    parameters = shape_of(lambda p: tree.constrain(p)[0], dtype, point)
+    if gradient is None:
+        _check_scalar(shape_of(logdensity_fn, dtype, parameters))
+    else:
+        _check_gradient(shape_of(gradient, dtype, parameters), parameters)
     return jax.value_and_grad(logp)
 
 
@@ -158,10 +158,9 @@ def _check_scalar(result: Any) -> None:
         raise ValueError(f"the log density must be a real number, but the function returns one of type {kind}")
 
 
-def _check_gradient(gradient: Callable[[Any], Any], parameters: Any) -> None:
+def _check_gradient(result: Any, parameters: Any) -> None:
     import jax
 
-    result = jax.eval_shape(gradient, parameters)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError("gradient must return two things: the log density, and its gradient as a pytree")
     _check_scalar(result[0])
@@ -197,8 +196,7 @@ def _expand_function(
     wanted = [var_names] if isinstance(var_names, str) else list(var_names)
     arguments = [jax.ShapeDtypeStruct((tree.n_dim,), dtype)]
     arguments += [jax.ShapeDtypeStruct((), np.uint32)] if with_seeds else []
-    with precision(dtype):
-        known = jax.eval_shape(every, *arguments)
+    known = shape_of(every, dtype, *arguments)
     for name in wanted:
         if name not in known:
             raise ValueError("var_names: " + unknown_name(name, known, "variable"))
