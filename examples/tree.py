@@ -184,9 +184,9 @@ def main() -> None:
     samplers: dict[str, Callable[..., tuple[np.ndarray, int]]] = {"nutpie": with_nutpie, "numpyro": with_numpyro}
     for name, sample in samplers.items():
         draws, gradients = sample(leaves, arguments.draws, arguments.chains)
-        effective = np.array([float(az.ess(draws[..., i])) for i in range(2)])
+        effective = np.array([float(np.squeeze(az.ess(draws[..., i]))) for i in range(2)])
         theta = np.exp(draws).reshape(-1, 2)
-        errors = np.array([float(az.mcse(np.exp(draws[..., i]))) for i in range(2)])
+        errors = np.array([float(np.squeeze(az.mcse(np.exp(draws[..., i])))) for i in range(2)])
         print(
             f"{name:8} sigma^2 {theta[:, 0].mean():.4f} ({errors[0]:.4f})  tau^2 {theta[:, 1].mean():.4f} "
             f"({errors[1]:.4f}); {gradients} gradients, ESS of log sigma^2 and log tau^2 per 1000: "

@@ -41,7 +41,7 @@ def test_posterior_of_the_tree(tree):
     assert inside.mean() > 0.95
     for i in range(2):
         theta = np.exp(log_theta[..., i])
-        error = float(az.mcse(theta))
+        error = float(np.squeeze(az.mcse(theta)))
         assert error < 0.03
         assert abs(theta.mean() - exact[i]) < 4 * error
         assert abs(theta[inside].mean() - published[i]) < 4 * error

@@ -190,16 +190,20 @@ def test_rows_and_widths_that_are_compiled():
     batch = BatchedDensity(density, 2, "float64", [np.zeros(())])
     compiled = batch._function
     batch._function = lambda points, *rest: widths.append(len(points)) or compiled(points, *rest)
-    evaluate = batch.for_run([np.float64(3.0)])
+    evaluate = batch.for_run([np.float64(3.0)], chains=64)
     for rows in (1, 64, 63, 16, 15, 4, 3, 1):
         points = np.random.default_rng(rows).normal(size=(rows, 2))
         logp, gradient = evaluate(points)
         np.testing.assert_allclose(logp, -3 * (points**2).sum(1), rtol=1e-14)
         np.testing.assert_allclose(gradient, -6 * points, rtol=1e-14)
-    assert widths == [1, 64, 64, 16, 16, 4, 4, 1]
+    assert widths == [4, 64, 64, 16, 16, 4, 4, 4]
     # Another run does not depend on what came before.
-    batch.for_run([np.float64(1.0)])(np.zeros((3, 2)))
-    assert widths[-1] == 3
+    small = batch.for_run([np.float64(1.0)], chains=3)
+    for rows in (1, 3, 2):
+        small(np.zeros((rows, 2)))
+    assert widths[-3:] == [3, 3, 3]
+    batch.for_run([np.float64(1.0)])(np.zeros((1, 2)))
+    assert widths[-1] == 1
 
 
 def test_variables_of_many_draws_in_parts():

@@ -18,9 +18,10 @@ Dtype = Literal["float64", "float32"]
 
 T = TypeVar("T")
 
-#: Steps between the numbers of rows that a density is compiled for. A round has fewer points when chains have ended,
-#: and compiling takes longer than some rows that are not needed.
+#: Steps between the numbers of rows that a density is compiled for, and the number below which there are none. A round
+#: has fewer points when chains have ended, and compiling takes longer than some rows that are not needed.
 WIDTH_FACTOR = 4
+SMALL_WIDTH = 8
 
 #: Bytes of results of a call that `BatchedFunction` aims to stay below.
 RESULT_MEMORY = 16 * 2**20
@@ -150,13 +151,15 @@ class BatchedDensity:
         self._constants = _on_device(constants, dtype)
         self._dtype = dtype
 
-    def for_run(self, data: Sequence[np.ndarray] = ()) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def for_run(
+        self, data: Sequence[np.ndarray] = (), *, chains: int = 1
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Return a function from points of shape (k, n_dim) to log densities (k,) and gradients (k, n_dim).
 
-        The number of rows of a call depends on what this function was called with before, and on nothing else: in the
-        last digit the result depends on it, and runs should be repeatable.
+        The number of rows of a call depends on the number of chains and on what this function was called with before,
+        and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
-        most = 1
+        most = chains
         held = _on_device(data, self._dtype)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,9 +181,9 @@ class BatchedDensity:
 def _width(rows: int, most: int) -> int:
     """Choose the smallest of ``most`` and its parts by `WIDTH_FACTOR` that has at least ``rows``."""
     width = most
-    while width // WIDTH_FACTOR >= rows:
+    while width > SMALL_WIDTH and width // WIDTH_FACTOR >= rows:
         width //= WIDTH_FACTOR
-    return 1 if rows == 1 else width
+    return width
 
 
 class BatchedFunction:

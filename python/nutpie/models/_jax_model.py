@@ -120,7 +120,11 @@ class JaxModel(CompiledModel):
 
     def density(self) -> BatchDensity:
         """Return the log density and its gradient, at many points at once."""
-        return BatchDensity(self._batch.for_run())
+        return self.density_for(1)
+
+    def density_for(self, chains: int) -> BatchDensity:
+        """Return the same for a run of so many chains."""
+        return BatchDensity(self._batch.for_run(chains=chains))
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""

@@ -44,15 +44,15 @@ class JaxLogp:
         # By lengths and numbers, which may be lengths of something: JAX has to know them when it compiles.
         self._compiled: dict[tuple[Any, ...], BatchedDensity] = {}
 
-    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[], BatchDensity]:
-        """Return what makes the densities of a model with these values of the shared variables."""
+    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[int], BatchDensity]:
+        """Return what makes densities for a number of chains, with these values of the shared variables."""
         arrays = [*values, *self._constants]
         data = [array for array in arrays if array.ndim]
         key = tuple((array.dtype.str, array.shape or array.item()) for array in arrays)
         if key not in self._compiled:
             self._compiled[key] = BatchedDensity(self._with_numbers(arrays), self._n_dim, "float64", data)
         batch = self._compiled[key]
-        return lambda: BatchDensity(batch.for_run(data))
+        return lambda chains: BatchDensity(batch.for_run(data, chains=chains))
 
     def _with_numbers(self, example: Sequence[np.ndarray]) -> Callable[..., tuple[Any, Any]]:
         """Return the density as a function of the point and of those arrays that are no single numbers."""

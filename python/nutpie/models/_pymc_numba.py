@@ -44,8 +44,8 @@ class NumbaLogp:
         kinds = [(a.dtype, a.ndim) for a in (*example(self.shared), *self._constants)]
         self.callback = build_callback(jit_fn, blocks[-1].stop if blocks else 0, kinds)
 
-    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[], Density]:
-        """Return what makes the densities of a model with these values of the shared variables."""
+    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[int], Density]:
+        """Return what makes densities for a number of chains, with these values of the shared variables."""
         table = ArrayTable([*values, *self._constants])
         density = Density(self.callback.address, table.address, (self, table))
-        return lambda: density
+        return lambda _chains: density
