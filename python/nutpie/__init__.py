@@ -19,10 +19,10 @@ from nutpie.sample import sample
 if TYPE_CHECKING:
     from nutpie.gradient import check_gradient
     from nutpie.metric_plots import plot_metric
-    from nutpie.models.jax import from_jax
-    from nutpie.models.numpyro import from_numpyro
     from nutpie.models.function import from_logp, from_pyfunc
+    from nutpie.models.jax import from_jax
     from nutpie.models.native import from_cfunc, from_library
+    from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.plots import plot_run
@@ -36,11 +36,11 @@ __all__ = [
     "compile_pymc_model",
     "compile_stan_model",
     "diagnose",
-    "from_jax",
-    "from_numpyro",
     "from_cfunc",
+    "from_jax",
     "from_library",
     "from_logp",
+    "from_numpyro",
     "from_pyfunc",
     "include_dir",
     "plot_metric",

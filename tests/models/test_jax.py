@@ -314,6 +314,15 @@ def test_own_gradient_with_a_transform():
     np.testing.assert_allclose(gradient, [-2 * np.exp(0.8) + 1, 1.0, 1.0], rtol=1e-14)
 
 
+def test_a_wrong_gradient_is_refused():
+    def wrong(p):
+        return -(p["s"] ** 2), {"s": -p["s"]}
+
+    with pytest.raises(ValueError, match="gradient"):
+        nutpie.from_jax(lambda p: -(p["s"] ** 2), {"s": 1.0}, gradient=wrong)
+    nutpie.from_jax(lambda p: -(p["s"] ** 2), {"s": 1.0}, gradient=wrong, check=False)
+
+
 # --------------------------------------------------------------------------------------------------------- refusals
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
@@ -48,9 +49,8 @@ def precision(dtype: Dtype) -> contextlib.AbstractContextManager[Any]:
 
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64
-
-    return enable_x64()
+    older: contextlib.AbstractContextManager[Any] = importlib.import_module("jax.experimental").enable_x64()
+    return older
 
 
 def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[Callable[..., Any], list[Any]]:

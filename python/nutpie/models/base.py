@@ -242,7 +242,7 @@ class CompiledModel(ABC):
         """
 
     def density_for(self, chains: int) -> Density | BatchDensity:
-        """Return the density for a run of so many chains, as of `density`, for what is compiled for a number of them."""
+        """Return what `density` returns, for a run of so many chains: some compile for a number of them."""
         del chains
         return self.density()
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nutpie._arguments import flag
+from nutpie.models._function_checks import check_entry
 from nutpie.models._jax_batch import Dtype, require, shape_of
 from nutpie.models._jax_model import Group, JaxFunctions, JaxModel
 from nutpie.models._jax_tree import ParameterTree, named_leaves
@@ -31,6 +33,7 @@ def from_jax(
     coords: Mapping[str, Any] | None = None,
     var_names: Sequence[str] | None = None,
     dtype: Dtype = "float64",
+    check: bool = True,
 ) -> CompiledJaxModel:
     """Make a model of a log density that is a function of JAX.
 
@@ -72,6 +75,8 @@ def from_jax(
     dtype : {"float64", "float32"}, default "float64"
         What is computed in. Single precision is for accelerators that are slow in double precision, and for densities
         that are small numbers.
+    check : bool, default True
+        Whether to compare ``gradient`` with differences at a random start (`nutpie.check_gradient`).
 
     Returns
     -------
@@ -108,7 +113,10 @@ def from_jax(
         dtype,
         with_seeds,
     )
-    return CompiledJaxModel(functions, tree, dims, coords)
+    model = CompiledJaxModel(functions, tree, dims, coords)
+    if gradient is not None and flag("check", check):
+        check_entry(model, "the gradient")
+    return model
 
 
 def _logp_and_gradient(
