@@ -255,7 +255,7 @@ def sample(
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
     _check_sampler(plan, compiled_model.n_dim)
-    density = compiled_model.density()
+    density = compiled_model.density_for(plan.chains)
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
     metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
     display = make_display(progress_bar, background=not blocking)
