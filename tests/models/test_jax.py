@@ -20,6 +20,8 @@ from jax.scipy.stats import norm  # noqa: E402
 from nutpie.models._jax_batch import BatchedDensity, BatchedFunction, precision  # noqa: E402
 from nutpie.models._jax_transforms import make_transform  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("single_precision")
+
 Y = np.random.default_rng(3).normal(1.0, 2.0, 40)
 
 
