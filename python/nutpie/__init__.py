@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from nutpie.gradient import check_gradient
     from nutpie.metric_plots import plot_metric
     from nutpie.models.function import from_logp, from_pyfunc
+    from nutpie.models.jax import from_jax
     from nutpie.models.native import from_cfunc, from_library
+    from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.nested import nested_r_hat
@@ -36,8 +38,10 @@ __all__ = [
     "compile_stan_model",
     "diagnose",
     "from_cfunc",
+    "from_jax",
     "from_library",
     "from_logp",
+    "from_numpyro",
     "from_pyfunc",
     "include_dir",
     "nested_r_hat",
@@ -52,6 +56,8 @@ _LAZY = {
     "check_gradient": "nutpie.gradient",
     "compile_pymc_model": "nutpie.models.pymc",
     "compile_stan_model": "nutpie.models.stan",
+    "from_jax": "nutpie.models.jax",
+    "from_numpyro": "nutpie.models.numpyro",
     "from_cfunc": "nutpie.models.native",
     "from_library": "nutpie.models.native",
     "from_logp": "nutpie.models.function",

@@ -266,7 +266,7 @@ def sample(
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
     _check_sampler(plan, compiled_model.n_dim)
-    density = compiled_model.density()
+    density = compiled_model.density_for(plan.chains)
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
     if plan.has_pilot:
         starts = starts[plan.first_of_superchain]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytensor.tensor as pt
@@ -24,12 +23,12 @@ from pytensor.graph.traversal import applys_between, graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import DenseTensorType
 
+from nutpie.models._layout import Block, layout_of, split_point
 from nutpie.models._pymc_indices import IndexChecks, guard_indices
 from nutpie.models._pymc_numpy_ops import interpreted_mode
 
 __all__ = [
     "REWRITES",
-    "Block",
     "ExpandFunction",
     "as_type_of",
     "compile_python",
@@ -37,7 +36,6 @@ __all__ = [
     "frozen_other_inputs",
     "layout",
     "logp_and_gradient",
-    "split_point",
     "stored_variables",
     "value_variables",
     "without_views",
@@ -57,31 +55,9 @@ REWRITES = ("ShapeOpt", "canonicalize", "stabilize")
 EXPAND_MEMORY = 16 * 2**20
 
 
-@dataclass(frozen=True)
-class Block:
-    """Where a free variable lies in the vector of unconstrained parameters."""
-
-    name: str
-    value_name: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
-
-    def parameter_names(self) -> list[str]:
-        """``x`` for a scalar, ``x_0_1`` for an element of an array."""
-        return ["_".join([self.value_name, *map(str, index)]) for index in np.ndindex(self.shape)]
-
-
 def layout(model: Any, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Block]:
     """Place the free variables one after the other, given the shapes of their unconstrained values."""
-    blocks: list[Block] = []
-    for name, shape in zip(names, shapes, strict=True):
-        value_name = model.rvs_to_values[model[name]].name
-        blocks.append(Block(name, value_name, tuple(shape), blocks[-1].stop if blocks else 0))
-    return blocks
+    return layout_of(names, [model.rvs_to_values[model[name]].name for name in names], shapes)
 
 
 def as_type_of(old: Any, new: Any) -> Any:
@@ -126,20 +102,16 @@ def frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
     return clone_replace(list(outputs), others) if others else list(outputs)
 
 
-def split_point(point: np.ndarray, blocks: Sequence[Block]) -> list[np.ndarray]:
-    """Cut out the value of each value variable at a point of shape (n_dim,)."""
-    return [point[block.start : block.stop].reshape(block.shape) for block in blocks]
-
-
 def logp_and_gradient(
-    model: Any, blocks: Sequence[Block]
+    model: Any, blocks: Sequence[Block], *, mode: Literal["NUMBA", "JAX"], with_gradient: bool = True
 ) -> tuple[Any, list[SharedVariable], list[np.ndarray], IndexChecks]:
-    """Compile the log density and its gradient to numba.
+    """Compile the log density and its gradient with numba or JAX.
 
     Returns
     -------
     jit_fn
-        Numba dispatcher ``(x, *data, *constants) -> (logp, gradient)``.
+        Numba dispatcher or function of JAX ``(x, *data, *constants) -> (logp, gradient)``, without the gradient if it
+        is not wanted.
     shared
         The shared variables whose values are ``data``.
     constants
@@ -148,17 +120,17 @@ def logp_and_gradient(
         What has to be checked before ``jit_fn`` is called with other data.
     """
     values = value_variables(model, blocks)
-    logp = guard_indices(pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64"), values)
-    gradients: Any = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
-    flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
-    gradient = pt.concatenate(flat) if flat else pt.zeros(0)
+    logp: Any = pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64")
+    if mode == "NUMBA":  # JAX cannot raise exceptions, and takes the nearest element that there is
+        logp = guard_indices(logp, values)
+    results = [logp, _gradient(logp, values)] if with_gradient else [logp]
 
     x = pt.vector("x", shape=(blocks[-1].stop if blocks else 0,), dtype="float64")
     parts = {
         value: as_type_of(value, x[block.start : block.stop].reshape(block.shape))
         for value, block in zip(values, blocks, strict=True)
     }
-    outputs = clone_replace(frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
+    outputs = clone_replace(frozen_other_inputs(results), parts, rebuild_strict=False)
     shared = data_inputs(outputs)
     indices = IndexChecks(outputs[0], x, shared)
     outputs, data = _without_shared(outputs, shared)
@@ -168,8 +140,14 @@ def logp_and_gradient(
     with model:
         # PyMC's compile rather than PyTensor's: in the context of the model it turns the checks of parameters into
         # densities of zero, or drops them if the model has check_bounds=False.
-        function = pymc_compile([x, *data, *constant_inputs], outputs, mode="NUMBA", on_unused_input="ignore")
+        function = pymc_compile([x, *data, *constant_inputs], outputs, mode=mode, on_unused_input="ignore")
     return function.vm.jit_fn, shared, constants, indices
+
+
+def _gradient(logp: Any, values: Sequence[Any]) -> Any:
+    gradients: Any = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
+    flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
+    return pt.concatenate(flat) if flat else pt.zeros(0)
 
 
 def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray], list[Any]]:

@@ -241,6 +241,11 @@ class CompiledModel(ABC):
         only if it says that it releases the lock of the interpreter.
         """
 
+    def density_for(self, chains: int) -> Density | BatchDensity:
+        """Return what `density` returns, for a run of so many chains: some compile for a number of them."""
+        del chains
+        return self.density()
+
     @abstractmethod
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws.

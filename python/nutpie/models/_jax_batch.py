@@ -1,0 +1,283 @@
+"""Functions of JAX over many points at once, in double precision whatever JAX does elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from nutpie._arguments import choice
+
+__all__ = ["BatchedDensity", "BatchedFunction", "Dtype", "precision", "require", "shape_of", "trace", "traced_in"]
+
+Dtype = Literal["float64", "float32"]
+
+T = TypeVar("T")
+
+#: Steps between the numbers of rows that a density is compiled for, and the number below which there are none. A round
+#: has fewer points when chains have ended, and compiling takes longer than some rows that are not needed.
+WIDTH_FACTOR = 4
+SMALL_WIDTH = 8
+
+#: Bytes of results of a call that `BatchedFunction` aims to stay below.
+RESULT_MEMORY = 16 * 2**20
+
+#: Most rows of a call of a `BatchedFunction`.
+MOST_ROWS = 512
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """Raise an ImportError that says what to install, if one of the modules is missing."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'{what} needs {" and ".join(missing)}, not installed here: run pip install "nutpie[{extra}]"'
+        )
+
+
+def precision(dtype: Dtype) -> contextlib.AbstractContextManager[Any]:
+    """Let JAX compute in double precision inside of the context, in this thread, if that is what is wanted."""
+    choice("dtype", dtype, ("float64", "float32"))
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    older: contextlib.AbstractContextManager[Any] = importlib.import_module("jax.experimental").enable_x64()
+    return older
+
+
+def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """Let JAX read a function of Python once.
+
+    Its arrays, such as data, become arguments: compiled code does not repeat them, and no trace refers to the arrays of
+    the user. (While one does, JAX 0.10 takes them to be of the precision of that trace, also in other functions.)
+
+    Parameters
+    ----------
+    function
+        The function.
+    dtype
+        What it computes in.
+    *arguments
+        Shapes and dtypes of its arguments.
+
+    Returns
+    -------
+    callable
+        Takes the constants, then the arguments.
+    list
+        The constants.
+    """
+    import jax
+    from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+    program, result = traced_in(dtype, lambda: jax.make_jaxpr(_once(function), return_shape=True)(*arguments))
+    structure, jaxpr = jax.tree_util.tree_structure(result), program.jaxpr
+    constants = [np.array(c) if isinstance(c, np.ndarray) else c for c in program.consts]
+
+    def call(constants: Sequence[Any], *arguments: Any) -> Any:
+        flat = jax.tree_util.tree_leaves(arguments)
+        return jax.tree_util.tree_unflatten(structure, jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*flat))
+
+    return call, constants
+
+
+def shape_of(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> Any:
+    """Return shapes and dtypes of what a function returns."""
+    import jax
+
+    return traced_in(dtype, lambda: jax.eval_shape(_once(function), *arguments))
+
+
+def traced_in(dtype: Dtype, trace: Callable[[], T]) -> T:
+    """Call what traces functions of the user, in a precision."""
+    import jax
+
+    with precision(dtype):
+        try:
+            return trace()
+        except TypeError:
+            # An array of the user may be of the precision of an older trace that refers to it; see `trace`.
+            jax.clear_caches()
+            return trace()
+
+
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as another object: JAX keeps traces as long as the function lives that it traced."""
+    return lambda *arguments: function(*arguments)
+
+
+def _on_device(arrays: Sequence[Any], dtype: Dtype, device: Any = None) -> list[Any]:
+    import jax
+
+    with precision(dtype):
+        return [jax.device_put(array, device) for array in arrays]
+
+
+@functools.cache
+def _prompt_device() -> Any:
+    """Return a CPU device on which a call is made by the thread that asks for it; None where JAX has no such thing.
+
+    The CPU device of JAX hands each call over to another thread. That takes longer than the gradient of a small model,
+    and JAX has a setting for it, which has no effect once anything was computed. Nothing else depends on the device:
+    where it cannot be had, that of JAX does.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        clients = importlib.import_module("jax._src.lib").xla_client
+        device = clients.make_cpu_client(asynchronous=False).local_devices()[0]
+        on_it = jax.jit(lambda x: x + 1)(jax.device_put(np.ones(2, np.float32), device))
+        return device if np.array_equal(np.asarray(on_it), [2.0, 2.0]) else None
+    except Exception:  # No part of JAX's public interface, so anything may go wrong there.
+        return None
+
+
+class BatchedDensity:
+    """A log density and its gradient at many points in one call.
+
+    Parameters
+    ----------
+    function
+        From a point of shape (n_dim,), and perhaps arrays of data, to the log density and its gradient.
+    n_dim
+        Number of parameters.
+    dtype
+        What it computes in.
+    data
+        Arrays of data with the shapes that they will have.
+    """
+
+    def __init__(
+        self, function: Callable[..., tuple[Any, Any]], n_dim: int, dtype: Dtype, data: Sequence[np.ndarray] = ()
+    ) -> None:
+        import jax
+
+        def every(points: Any, constants: Sequence[Any], data: Sequence[Any]) -> tuple[Any, Any]:
+            logp, gradient = jax.vmap(lambda point: traced(constants, point, *data))(points)
+            return logp, gradient
+
+        point = jax.ShapeDtypeStruct((n_dim,), dtype)
+        traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
+        self._device = _prompt_device()
+        where = {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
+        self._function = jax.jit(every, **where)
+        self._constants = _on_device(constants, dtype, self._device)
+        self._dtype = dtype
+
+    def for_run(
+        self, data: Sequence[np.ndarray] = (), *, chains: int = 1
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return a function from points of shape (k, n_dim) to log densities (k,) and gradients (k, n_dim).
+
+        The number of rows of a call depends on the number of chains and on what this function was called with before,
+        and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
+        """
+        most = chains
+        held = _on_device(data, self._dtype, self._device)
+
+        def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal most
+            rows = len(points)
+            most = max(most, rows)
+            return self._call(points, held, _width(rows, most))
+
+        return evaluate
+
+    def _call(self, points: np.ndarray, data: Sequence[Any], width: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = len(points)
+        points = _padded(points.astype(self._dtype, copy=False), width)
+        with precision(self._dtype):
+            logp, gradient = self._function(points, self._constants, data)
+            return np.asarray(logp)[:rows], np.asarray(gradient)[:rows]
+
+
+def _width(rows: int, most: int) -> int:
+    """Choose the smallest of ``most`` and its parts by `WIDTH_FACTOR` that has at least ``rows``."""
+    width = most
+    while width > SMALL_WIDTH and width // WIDTH_FACTOR >= rows:
+        width //= WIDTH_FACTOR
+    return width
+
+
+class BatchedFunction:
+    """Variables by name at many points.
+
+    Parameters
+    ----------
+    function
+        From a point of shape (n_dim,), and the seed of a draw if it takes one, to a dict of arrays.
+    n_dim
+        Number of parameters.
+    dtype
+        What it computes in.
+    with_seeds
+        Whether it takes a seed.
+    """
+
+    def __init__(
+        self, function: Callable[..., dict[str, Any]], n_dim: int, dtype: Dtype, *, with_seeds: bool = False
+    ) -> None:
+        import jax
+
+        arguments = [jax.ShapeDtypeStruct((n_dim,), dtype)]
+        if with_seeds:
+            arguments.append(jax.ShapeDtypeStruct((), np.uint32))
+        order: list[str] = []
+
+        def ordered(*arguments: Any) -> dict[str, Any]:
+            found = function(*arguments)
+            order[:] = found
+            return found
+
+        results = shape_of(ordered, dtype, *arguments)
+        # JAX sorts the keys of dicts.
+        self.results = {name: (tuple(results[name].shape), np.dtype(results[name].dtype)) for name in order}
+        traced, constants = trace(function, dtype, *arguments)
+        self._constants = _on_device(constants, dtype)
+        self._function = jax.jit(
+            lambda constants, *arguments: jax.vmap(lambda *row: traced(constants, *row))(*arguments)
+        )
+        self._dtype = dtype
+        self._with_seeds = with_seeds
+        row = sum(math.prod(shape) * kind.itemsize for shape, kind in self.results.values()) + 8 * n_dim
+        self._most_rows = max(1, min(MOST_ROWS, RESULT_MEMORY // max(row, 1)))
+
+    def __call__(self, points: np.ndarray, seeds: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Arrays of shape (n, ...) for points of shape (n, n_dim)."""
+        points = points.astype(self._dtype, copy=False)
+        if self._with_seeds and seeds is None:
+            raise ValueError("a function that draws random numbers needs a seed for each point")
+        arguments = [points] if seeds is None or not self._with_seeds else [points, np.asarray(seeds, np.uint32)]
+        parts = [
+            self._call([argument[i : i + self._most_rows] for argument in arguments])
+            for i in range(0, len(points), self._most_rows)
+        ]
+        return {
+            name: np.concatenate([part[name] for part in parts] or [np.empty((0, *shape), kind)])
+            for name, (shape, kind) in self.results.items()
+        }
+
+    def _call(self, arguments: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        rows = len(arguments[0])
+        # Few widths, so that few are compiled: 8, 64, 512.
+        width = min(self._most_rows, 8 ** max(1, math.ceil(math.log(rows, 8) - 1e-9)))
+        with precision(self._dtype):
+            results = self._function(self._constants, *(_padded(argument, width) for argument in arguments))
+            return {name: np.asarray(value)[:rows] for name, value in results.items()}
+
+
+def _padded(array: np.ndarray, width: int) -> np.ndarray:
+    """Append copies of the first row."""
+    missing = width - len(array)
+    return np.concatenate([array, np.broadcast_to(array[0], (missing, *array.shape[1:]))]) if missing else array
