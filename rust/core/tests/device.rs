@@ -56,7 +56,7 @@ fn a_naive_device_gives_the_same_ensemble() {
         }
         keep
     };
-    let (cpu, naive) = (run(Box::new(Cpu::new())), run(Box::new(Naive::default())));
+    let (cpu, naive) = (run(Box::new(Cpu::new())), run(Box::<Naive>::default()));
     for (a, b) in cpu.draws.concat().concat().iter().zip(naive.draws.concat().concat()) {
         assert!((a - b).abs() < 1e-6 * (1.0 + b.abs()), "{a} and {b}");
     }

@@ -74,8 +74,11 @@ fn draws_do_not_depend_on_threads_and_blocks() {
     }
 }
 
+/// Draws that the chains have made, and their saved states.
+type Saved = (Vec<u64>, Vec<u8>);
+
 /// An ensemble in one block without a run before it, and the states before some of its rounds.
-fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<(Vec<u64>, Vec<u8>)>) {
+fn whole_run(settings: &Settings, points: &[Vec<f64>]) -> (Collected, Vec<Saved>) {
     let starts: Vec<Start> = points.iter().zip(0..).map(|(x, id)| Start::at(id, x)).collect();
     let density = Box::new(OnHost::new(Uneven(DIM)));
     let mut block = Block::start(Box::new(Cpu::new()), density, settings, &starts, Pooling::Here).unwrap();

@@ -12,7 +12,6 @@ mod kernels;
 #[path = "common/metrics.rs"]
 mod metrics;
 #[path = "common/validity_plain_kernels.rs"]
-#[allow(dead_code)]
 mod plain;
 #[path = "common/validity_reference.rs"]
 #[allow(dead_code)]
@@ -213,7 +212,7 @@ fn check_invariance(draws: u64, seeds: u64) {
 
 #[test]
 fn exact_draws_stay_exact() {
-    check_invariance(20_000, 32);
+    check_invariance(10_000, 32);
 }
 
 #[test]

@@ -17,16 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::fit;
 use super::meads::{self, MeadsSettings, MomentumMetric, Pace};
 use super::pool::Check;
-use super::settings::AdaptSettings;
-use super::step_size::DualAverage;
-use super::{Draw, Seen};
+use super::walker::Walker;
 use crate::estimator::metric_check::top_eigenvalue;
 use crate::estimator::points::PointSample;
 use crate::estimator::welford::Welford;
-use crate::kernel::transitions::Tuned;
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
-use crate::settings::Settings;
 
 /// Share of the warm-up after which the metric is fixed, and after which positions count for it.
 const METRIC_FIXED: f64 = 0.6;
@@ -42,108 +38,6 @@ const CHECKED_POINTS: usize = 200;
 /// A chain does not count for the others where its log density is below their median by more than this or the number of
 /// parameters.
 const MIN_LAG: f64 = 20.0;
-
-/// What a chain is to do from now on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Order {
-    /// The metric, if it is another one.
-    pub metric: Option<Arc<Metric>>,
-    /// What its kernel is tuned to.
-    pub tuned: Tuned,
-}
-
-/// What one chain of an ensemble knows between two meetings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Walker {
-    pub(super) settings: AdaptSettings,
-    /// What the adaptation of other schemes has; it is not used.
-    pub(super) step: DualAverage,
-    meads: MeadsSettings,
-    seed: u64,
-    tune: u64,
-    made: u64,
-    x: Vec<f64>,
-    g: Vec<f64>,
-    logp: f64,
-    accept: f64,
-    /// Whether the chain has moved, or tried to, since the last meeting.
-    moved: bool,
-    waiting: bool,
-    lagging: bool,
-    metric: Arc<Metric>,
-    order: Option<Order>,
-}
-
-impl Walker {
-    /// A chain of an ensemble.
-    pub fn new(settings: &Settings) -> Self {
-        Walker {
-            settings: settings.adapt.clone(),
-            step: DualAverage::new(settings.adapt.initial_step),
-            meads: settings.meads.clone(),
-            seed: settings.seed,
-            tune: settings.tune,
-            made: 0,
-            x: Vec::new(),
-            g: Vec::new(),
-            logp: f64::NAN,
-            accept: 1.0,
-            moved: false,
-            waiting: true,
-            lagging: false,
-            metric: Arc::default(),
-            order: None,
-        }
-    }
-
-    /// The first point, and the metric to begin with.
-    pub fn start(&mut self, first: &Draw<'_>, logp: f64, metric: Arc<Metric>) {
-        self.keep(first);
-        (self.logp, self.metric) = (logp, metric);
-    }
-
-    fn keep(&mut self, draw: &Draw<'_>) {
-        if let Some([x, g]) = draw.point {
-            self.x.clear();
-            self.x.extend_from_slice(x);
-            self.g.clear();
-            self.g.extend_from_slice(g);
-        }
-    }
-
-    /// Take in a warm-up draw.
-    pub fn observe(&mut self, seen: &Seen<'_>) {
-        self.keep(&seen.draw);
-        (self.logp, self.accept) = (seen.draw.logp, seen.draw.accept[0]);
-        self.made = seen.draw.index + 1;
-        (self.moved, self.waiting) = (true, true);
-    }
-
-    /// Whether the chain must wait for the others.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting
-    }
-
-    /// Whether the chain was far below the others when they met last.
-    pub fn is_lagging(&self) -> bool {
-        self.lagging
-    }
-
-    /// What the chain is to do from now on, once.
-    pub fn take_order(&mut self) -> Option<Order> {
-        self.order.take()
-    }
-
-    fn give(&mut self, metric: &Arc<Metric>, pace: Pace) {
-        // Of a saved state two that were one are two.
-        let changed = !Arc::ptr_eq(metric, &self.metric) && **metric != *self.metric;
-        let earlier = self.order.take().is_some_and(|order| order.metric.is_some());
-        self.metric = metric.clone();
-        let tuned =
-            Tuned { length: 1.0 / pace.damping, step: pace.step, transitions: self.meads.transitions };
-        self.order = Some(Order { metric: (changed || earlier).then(|| metric.clone()), tuned });
-    }
-}
 
 /// What a fold calls for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -349,8 +243,11 @@ fn find_lagging(walkers: &mut [&mut Walker]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::Draw;
     use crate::kernel::Sampler;
+    use crate::kernel::transitions::Tuned;
     use crate::rng::fill_normal;
+    use crate::settings::Settings;
 
     const DIM: usize = 3;
     const TUNE: u64 = 50;
@@ -400,7 +297,7 @@ mod tests {
             }
         }
 
-        fn to_the_end(&mut self, width: impl Fn(usize) -> f64 + Copy, accept: f64) -> Tuned {
+        fn finish(&mut self, width: impl Fn(usize) -> f64 + Copy, accept: f64) -> Tuned {
             self.meet();
             while self.checks.is_empty() {
                 self.draw(width, accept);
@@ -458,7 +355,7 @@ mod tests {
         // One fold of chains would never see the others' widths at once.
         let width = |chain: usize| if chain < 6 { 1.0 } else { 7.0 };
         let mut chains = Chains::new(MeadsSettings::default());
-        chains.to_the_end(width, 0.9);
+        chains.finish(width, 0.9);
         let variance = (1.0 + 49.0) / 2.0;
         let stds = &chains.ensemble.fixed.as_ref().unwrap().stds;
         assert!(stds.iter().all(|s| (s * s / variance - 1.0).abs() < 0.3), "{stds:?}");
@@ -469,7 +366,7 @@ mod tests {
     fn steps_get_smaller_where_too_many_are_rejected() {
         let tuned = |accept, target_accept| {
             let mut chains = Chains::new(MeadsSettings { target_accept, ..MeadsSettings::default() });
-            chains.to_the_end(|_| 1.0, accept)
+            chains.finish(|_| 1.0, accept)
         };
         let plain = tuned(0.9, 0.8);
         // 0.5 / (tr(C^2) / tr(C))^(1/2) with C near I, or so from twelve draws.
@@ -483,11 +380,11 @@ mod tests {
     #[test]
     fn chains_far_below_the_others_do_not_count() {
         let (mut chains, lost) = (Chains::new(MeadsSettings::default()), 4);
-        let plain = chains.to_the_end(|_| 1.0, 0.9);
+        let plain = chains.finish(|_| 1.0, 0.9);
         let mut chains = Chains::new(MeadsSettings::default());
         chains.walkers[lost].logp = -1e6;
         let width = |chain| if chain == lost { 1e5 } else { 1.0 };
-        let tuned = chains.to_the_end(width, 0.9);
+        let tuned = chains.finish(width, 0.9);
         assert!(
             chains.walkers[lost].lagging && (tuned.step / plain.step).ln().abs() < 0.4,
             "{tuned:?} {plain:?}"

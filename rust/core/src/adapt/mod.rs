@@ -1,7 +1,7 @@
 //! Warm-up: step size, metric and the schedule that ties them together.
 //!
 //! Each scheme is a file: [`windowed`] and [`stan`] for chains by themselves, [`pool`] with [`member`] and [`group`] for
-//! chains that share what they know, [`ensemble`] with [`meads`] for many chains that move by what others know.
+//! chains that share what they know, [`ensemble`] with [`walker`] and [`meads`] for many chains that move by what others know.
 
 pub mod descent;
 pub mod ensemble;
@@ -16,6 +16,7 @@ mod recycle;
 pub mod settings;
 pub mod stan;
 pub mod step_size;
+pub mod walker;
 pub mod windowed;
 pub mod windows;
 
@@ -31,10 +32,10 @@ use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::metric::Metric;
 use crate::settings::Settings;
-use ensemble::Walker;
 use member::{Change, Member};
 use stan::Stan;
 use step_size::DualAverage;
+use walker::Walker;
 use windowed::Windowed;
 
 /// A divergent trajectory is used only if it got further than this many steps: others say more about a bad step size than

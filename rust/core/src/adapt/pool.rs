@@ -8,11 +8,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::Adaptation;
-use super::ensemble::{Ensemble, Walker};
+use super::ensemble::Ensemble;
 use super::group::{Group, Reason};
 use super::handover::{self, Verdict};
 use super::member::{Change, Member};
 use super::step_size::DualAverage;
+use super::walker::Walker;
 use crate::estimator::metric_check::top_eigenvalue;
 use crate::estimator::points::Point;
 

@@ -1,7 +1,7 @@
 //! A chain of an ensemble, which does what the ensemble says ([`crate::adapt::ensemble`]).
 
 use super::{Arrays, Chain};
-use crate::adapt::ensemble::{Order, Walker};
+use crate::adapt::walker::{Order, Walker};
 use crate::device::{Device, Row};
 use crate::error::Result;
 
