@@ -215,7 +215,7 @@ def test_a_funnel_is_complained_about():
 def references():
     """The models, one of them smaller, with draws of the no-U-turn sampler."""
     options = {"draws": 600, "seed": 8, "progress_bar": False, "check": False, "save_warmup": False}
-    models = (item_response(50, 20), radon())
+    models = (item_response(40, 15), radon())
     return [(model, nutpie.sample(model, **options).posterior["x"].values) for model in models]
 
 
