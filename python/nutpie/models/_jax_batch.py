@@ -170,7 +170,9 @@ class BatchedDensity:
         point = jax.ShapeDtypeStruct((n_dim,), dtype)
         traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
         self._device = _prompt_device()
-        where = {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
+        where: dict[str, Any] = (
+            {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
+        )
         self._function = jax.jit(every, **where)
         self._constants = _on_device(constants, dtype, self._device)
         self._dtype = dtype
