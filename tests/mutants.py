@@ -40,6 +40,8 @@ DEVICE = (("--test", "device"), ())
 COUPLED = (("--test", "coupled"), ())
 MAMS = (("--test", "mams"), ())
 KERNELS = (("--test", "kernels"), ())
+GHMC = (("--test", "ghmc"), ())
+ENSEMBLE = (("--test", "ensemble"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -699,6 +701,106 @@ MUTANTS = [
         ("self.budget(draw) - self.spent - reserve", "self.budget(draw) - self.spent - 0.0 * reserve"),
     ),
     mutant("fit: the budget is no limit", "adapt/group.rs", ("share * SHARE_OF_RUN", "9.0 * share * SHARE_OF_RUN")),
+    # Persistent momenta.
+    mutant(
+        "ghmc: accepted by the square root of the ratio",
+        "kernel/ghmc.rs",
+        ("let ratio = (-error).exp();", "let ratio = (-0.5 * error).exp();"),
+    ),
+    mutant("ghmc: the slice does not follow", "kernel/ghmc.rs", ("self.state.slice *= error.exp();", "")),
+    mutant(
+        "ghmc: the slice goes the other way",
+        "kernel/ghmc.rs",
+        ("self.state.slice *= error.exp();", "self.state.slice *= (-error).exp();"),
+    ),
+    mutant("ghmc: rejected momenta go on", "kernel/ghmc.rs", ("self.state.sign = -1.0;", "self.state.sign = 1.0;")),
+    mutant(
+        "ghmc: accepted momenta turn round",
+        "kernel/ghmc.rs",
+        ("(self.to, arrival.logp, 1.0);", "(self.to, arrival.logp, -1.0);"),
+    ),
+    mutant(
+        "ghmc: the slice stands still",
+        "kernel/ghmc.rs",
+        ("self.state.slice + 1.0 + 0.5 * renewed", "self.state.slice + 1.0"),
+    ),
+    mutant(
+        "ghmc: momenta are forgotten twice as fast",
+        "kernel/ghmc.rs",
+        ("(-step / length).exp()", "(-2.0 * step / length).exp()"),
+    ),
+    mutant(
+        "device: renewed momenta are too long",
+        "device/cpu.rs",
+        ("let share = (1.0 - keep * keep).max(0.0).sqrt();", "let share = 1.0 - keep.abs() * keep.abs() * keep.abs();"),
+    ),
+    mutant(
+        "device: energies of the fresh part of momenta",
+        "device/cpu.rs",
+        (
+            "kinetic, &mut [[0.0; 2]])?;\n        }\n        Ok(())\n    }\n\n    fn kick_drift",
+            "&mut [0.0], &mut [[0.0; 2]])?;\n        }\n        Ok(())\n    }\n\n    fn kick_drift",
+        ),
+    ),
+    # Ensembles.
+    mutant(
+        "meads: pairs count once",
+        "adapt/meads.rs",
+        ("(2.0 * squares / (n * (n - 1.0)))", "(squares / (n * (n - 1.0)))"),
+    ),
+    mutant(
+        "meads: positions are not centred",
+        "adapt/meads.rs",
+        (
+            "x.iter().zip(&center).map(|(x, m)| x - m).collect();\n            metric",
+            "x.iter().zip(&center).map(|(x, _)| *x).collect();\n            metric",
+        ),
+    ),
+    mutant(
+        "meads: gradients in the coordinates of positions",
+        "adapt/meads.rs",
+        ("metric.whiten_gradient(&mut g);", "metric.whiten(&mut g);"),
+    ),
+    mutant(
+        "ensemble: folds follow themselves",
+        "adapt/ensemble.rs",
+        ("&self.folds[(fold + folds - 1) % folds];", "&self.folds[fold];"),
+    ),
+    mutant(
+        "ensemble: no fold rests",
+        "adapt/ensemble.rs",
+        ("(self.fixed.is_none() && folds > 1)", "(self.fixed.is_none() && folds > 1_000_000)"),
+    ),
+    mutant("ensemble: chains keep their places", "adapt/ensemble.rs", ("            self.shuffle();\n", "")),
+    mutant(
+        "ensemble: the metric is that of one fold",
+        "adapt/ensemble.rs",
+        (
+            "let metric = metric.filter(Metric::is_usable).map_or(before, Arc::new);",
+            "let metric = metric.map_or(before.clone(), |_| before);",
+        ),
+    ),
+    mutant(
+        "ensemble: steps never get smaller",
+        "adapt/ensemble.rs",
+        (
+            "(accept / moved - self.meads.target_accept)).min(0.0);",
+            "(accept / moved - self.meads.target_accept)).clamp(0.0, 0.0);",
+        ),
+    ),
+    mutant(
+        "chain: momenta stay as they are under another metric",
+        "chain/ensemble.rs",
+        ("*p *= old / new", "*p *= (old / new).powi(0)"),
+    ),
+    mutant(
+        "chain: states without the momentum", "chain/state.rs", ("if self.keeps() == 0.0 {", "if self.keeps() < 2.0 {")
+    ),
+    mutant(
+        "pilot: all superchains start from the first chain",
+        "run/pilot.rs",
+        ("if usable.contains(&number) { (number, 0) }", "if usable.contains(&number) { (0, 0) }"),
+    ),
 ]
 
 
@@ -760,9 +862,8 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (
-        (UNIT, DEVICE, COUPLED, MAMS, KERNELS, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, MAMS, KERNELS, ALL)
-    ):
+    common = (UNIT, DEVICE, COUPLED, MAMS, KERNELS, GHMC, ENSEMBLE)
+    for target, names in (*common, EXACT, ALL) if quick else (*common, ALL):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

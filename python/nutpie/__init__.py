@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
+    from nutpie.nested import nested_r_hat
     from nutpie.plots import plot_run
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "from_numpyro",
     "from_pyfunc",
     "include_dir",
+    "nested_r_hat",
     "plot_metric",
     "plot_run",
     "prune_stan_cache",
@@ -60,6 +62,7 @@ _LAZY = {
     "from_library": "nutpie.models.native",
     "from_logp": "nutpie.models.function",
     "from_pyfunc": "nutpie.models.function",
+    "nested_r_hat": "nutpie.nested",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",

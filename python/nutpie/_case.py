@@ -139,7 +139,7 @@ class Case:
     @property
     def target(self) -> tuple[str, float]:
         """The setting that says how small the steps of the draws are: its name and its value."""
-        names = {"nuts": "target_accept", "walnuts": "walnuts_target"}
+        names = {"nuts": "target_accept", "walnuts": "walnuts_target", "ghmc": "meads_target_accept"}
         name = names.get(self.kernel, f"{self.kernel}_target_accept")
         return name, self.setting(name, 0.8)
 

@@ -29,8 +29,10 @@ CLOSER_LOOK = 20
 #: Draws of a chain below which R-hat, effective sample size and E-BFMI say little.
 FEW_DRAWS = 100
 
-#: Rejections in a row that are too many, of a kernel that accepts more than nine of ten transitions.
-MANY_REJECTIONS = 20
+#: Rejections in a row that are too many, of a kernel that accepts more than nine of ten transitions; of one whose
+#: rejections come in a row, many times as many.
+MANY_REJECTIONS = {"ghmc": 200}
+DEFAULT_REJECTIONS = 20
 
 #: R-hat above this is an error.
 BAD_R_HAT = 1.1
@@ -414,13 +416,12 @@ def _rejections(case: Case) -> list[Problem]:
     if rejections is None:
         return []
     longest = rejections.max(axis=1)
-    bad = np.flatnonzero(longest > MANY_REJECTIONS)
+    many = MANY_REJECTIONS.get(case.kernel, DEFAULT_REJECTIONS)
+    bad = np.flatnonzero(longest > many)
     if not len(bad):
         return []
     worst = int(longest[bad].max())
-    message = (
-        f"{_chains(case, bad).capitalize()} rejected up to {worst} transitions in a row (more than {MANY_REJECTIONS})."
-    )
+    message = f"{_chains(case, bad).capitalize()} rejected up to {worst} transitions in a row (more than {many})."
     advice = (
         "The posterior is much narrower in some places than in others, and the draws may lack the narrow ones: "
         "reparametrise (non-centred hierarchies), and compare with sampler='nuts'."

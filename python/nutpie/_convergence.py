@@ -12,7 +12,18 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import chdtrc, ndtri
 
-__all__ = ["COLUMNS", "MIN_DRAWS", "chance_of_difference", "ess", "is_constant", "normal_scores", "split", "summarise"]
+__all__ = [
+    "COLUMNS",
+    "MIN_DRAWS",
+    "chance_of_difference",
+    "ess",
+    "is_constant",
+    "nested",
+    "normal_scores",
+    "rank_nested",
+    "split",
+    "summarise",
+]
 
 #: Columns of `summarise`, in its order.
 COLUMNS = ("mean", "sd", "r_hat", "ess_bulk", "ess_tail", "mcse")
@@ -24,13 +35,15 @@ MIN_DRAWS = 4
 ROUNDING = 64 * np.finfo(np.float64).eps
 
 
-def summarise(draws: np.ndarray) -> np.ndarray:
+def summarise(draws: np.ndarray, superchains: np.ndarray | None = None) -> np.ndarray:
     """Mean, sd, R-hat, bulk and tail ESS and the Monte Carlo error of the mean.
 
     Parameters
     ----------
     draws
         Of shape (parameters, chains, draws), float64.
+    superchains
+        Superchain of each chain, if R-hat is to be the nested one.
 
     Returns
     -------
@@ -56,6 +69,8 @@ def summarise(draws: np.ndarray) -> np.ndarray:
     if length >= MIN_DRAWS and len(rows):
         varying = kept[~constant] if constant.any() else kept
         out[rows, 2:] = _convergence(varying, sd[~constant])
+        if superchains is not None:
+            out[rows, 2] = rank_nested(varying, superchains)
     return out
 
 
@@ -74,6 +89,48 @@ def _convergence(draws: np.ndarray, sd: np.ndarray) -> np.ndarray:
     low, high = _quantile(ordered, 0.05), _quantile(ordered, 0.95)
     tail = np.minimum(ess((halves <= low).astype(float)), ess((halves <= high).astype(float)))
     return np.column_stack([r_hat, ess(scores), tail, sd / np.sqrt(ess(halves))])
+
+
+def nested(draws: np.ndarray, superchains: np.ndarray) -> np.ndarray:
+    """Nested R-hat of Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2024), of shape (parameters,).
+
+    With K superchains of M chains of N draws it is (1 + B / W)^(1/2). B is the variance of the means of
+    superchains, and W the mean over superchains of the variance of the means of their chains (0 if M = 1) plus the
+    mean variance within these (0 if N = 1). Variances have the divisors K - 1, M - 1 and N - 1.
+
+    Parameters
+    ----------
+    draws
+        Of shape (parameters, chains, draws).
+    superchains
+        Superchain of each chain, from 0; with one only, all are NaN. They may differ in size.
+    """
+    number = int(superchains.max(initial=-1)) + 1
+    if number < 2:
+        return np.full(len(draws), np.nan)
+    means = draws.mean(axis=-1)
+    variances = draws.var(axis=-1, ddof=1) if draws.shape[-1] > 1 else np.zeros_like(means)
+    centres, within = np.empty((2, number, len(draws)))
+    for k in range(number):
+        mine = superchains == k
+        centres[k] = means[:, mine].mean(axis=1)
+        within[k] = variances[:, mine].mean(axis=1)
+        if mine.sum() > 1:
+            within[k] += means[:, mine].var(axis=1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(1 + centres.var(axis=0, ddof=1) / within.mean(axis=0))
+
+
+def rank_nested(draws: np.ndarray, superchains: np.ndarray) -> np.ndarray:
+    """Nested R-hat of the normal scores of draws or of their distances from the median, whichever is larger.
+
+    Parameters
+    ----------
+    draws, superchains
+        As of `nested`.
+    """
+    distances = np.abs(draws - np.median(draws, axis=(1, 2), keepdims=True))
+    return np.fmax(*(nested(normal_scores(values), superchains) for values in (draws, distances)))
 
 
 def chance_of_difference(draws: np.ndarray) -> np.ndarray:

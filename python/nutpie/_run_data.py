@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ADAPTATION", "Parameters", "RunData", "WarmupData", "group", "statistics"]
+__all__ = ["ADAPTATION", "Parameters", "RunData", "WarmupData", "group", "statistics", "superchains"]
 
 #: Group of a result that tells how the metric came about.
 ADAPTATION = "adaptation"
@@ -68,6 +68,19 @@ def statistics(dataset: Any) -> dict[str, np.ndarray]:
         if present and set(dataset[present[0]].dims) == {"chain", "draw"}:
             found[name] = np.asarray(dataset[present[0]].transpose("chain", "draw").values)
     return found
+
+
+def superchains(result: Any) -> np.ndarray | None:
+    """Return the superchain of each chain of a result, from 0; None if it does not tell of two or more."""
+    dataset, posterior = group(result, ADAPTATION), group(result, "posterior")
+    if dataset is None or "superchain" not in dataset:
+        return None
+    numbers = dict(zip(dataset["chain"].values.tolist(), dataset["superchain"].values.tolist(), strict=True))
+    labels = posterior["chain"].values.tolist()
+    if not set(labels) <= set(numbers):
+        return None
+    found, indices = np.unique([numbers[label] for label in labels], return_inverse=True)
+    return indices if len(found) > 1 else None
 
 
 class Parameters:
@@ -261,6 +274,8 @@ class RunData:
         What it tells of the warm-up; None if it does not.
     messages
         What the model said most often, by what was computed: the ``log density``, or the ``variables`` of the result.
+    superchains
+        Superchain of each chain, from 0; None if there are no superchains.
     """
 
     parameters: Parameters
@@ -271,6 +286,7 @@ class RunData:
     energy_errors: np.ndarray | None = None
     warmup: WarmupData | None = None
     messages: Mapping[str, str] = field(default_factory=dict)
+    superchains: np.ndarray | None = None
 
     @classmethod
     def read(cls, result: Any, var_names: str | Sequence[str] | None = None) -> RunData:
@@ -297,6 +313,7 @@ class RunData:
             energy_errors=_energy_errors(group(result, "divergences")),
             warmup=WarmupData.read(group(result, ADAPTATION)),
             messages=_messages(group(result, "messages")),
+            superchains=superchains(result),
         )
 
 

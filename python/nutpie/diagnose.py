@@ -174,8 +174,9 @@ def diagnose(
     chains behind or found no good metric, and too few draws. Parameters whose draws are all equal are left out. In runs
     with ``thin=`` E-BFMI is too high, since neighbouring draws are missing.
 
-    R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). They are not
-    judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
+    R-hat and ESS are rank-normalised (Vehtari and others 2021), E-BFMI is that of Betancourt (2016). Of a run with
+    ``sampler="meads"``, whose chains are many and short, R-hat is the nested one (Margossian and others 2024). They are
+    not judged with fewer than 100 draws of each chain. An R-hat from the threshold to 1.1 is only a note if the half
     chains differ no more than their Monte Carlo errors explain, which happens in short runs and with many parameters.
 
     Parameters
@@ -187,7 +188,7 @@ def diagnose(
     max_r_hat : float, default 1.01
         R-hat above this is a problem.
     min_ess_per_chain : float, default 100
-        A bulk or tail ESS below this, times the number of chains, is a problem.
+        A bulk or tail ESS below this, times the number of chains (of superchains, where there are some), is a problem.
     min_bfmi : float, default 0.3
         E-BFMI of a chain below this is a problem.
 
@@ -257,17 +258,22 @@ def warn_if_needed(result: Any) -> None:
 
 
 def _examine(run: RunData, rows: np.ndarray, max_r_hat: float, min_ess_per_chain: float, min_bfmi: float) -> Case:
+    from functools import partial
+
     from nutpie._convergence import summarise
 
     parameters = run.parameters
+    judge = partial(summarise, superchains=run.superchains)
     if len(rows) == len(parameters):
-        values = parameters.map(summarise, threads=min(available_cores(), 8))
+        values = parameters.map(judge, threads=min(available_cores(), 8))
     else:
-        values = np.concatenate([summarise(parameters.take(some)) for some in np.array_split(rows, 5)])
+        values = np.concatenate([judge(parameters.take(some)) for some in np.array_split(rows, 5)])
     if "logp" in run.stats:
         rows = np.append(rows, LOG_DENSITY)
-        values = np.concatenate([values, summarise(run.stats["logp"][None].astype(np.float64))])
-    return Case(run, rows, values, max_r_hat, min_ess_per_chain * parameters.chains, min_bfmi)
+        values = np.concatenate([values, judge(run.stats["logp"][None].astype(np.float64))])
+    # Chains of a superchain are short, and as good together as one long chain.
+    counted = parameters.chains if run.superchains is None else int(run.superchains.max()) + 1
+    return Case(run, rows, values, max_r_hat, min_ess_per_chain * counted, min_bfmi)
 
 
 def _totals(case: Case) -> RunTotals:

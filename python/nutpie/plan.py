@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 __all__ = ["Plan"]
 
 
@@ -50,6 +52,28 @@ class Plan:
     settings: Mapping[str, int | float | str]
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
+
+    @property
+    def superchains(self) -> np.ndarray:
+        """The superchain of each chain: chains whose starts come from the same chain of the run before an ensemble."""
+        number = min(int(self.settings.get("meads_superchains", 4)), self.chains)
+        ends = (1 + np.arange(number)) * self.chains // number
+        return np.searchsorted(ends, np.arange(self.chains), side="right")
+
+    @property
+    def has_pilot(self) -> bool:
+        """Whether a short run of another sampler comes before that of an ensemble."""
+        return self.sampler == "meads" and int(self.settings.get("meads_pilot", 150)) > 0
+
+    @property
+    def first_of_superchain(self) -> np.ndarray:
+        """For each chain the first one of its superchain."""
+        return np.searchsorted(self.superchains, self.superchains)
+
+    @property
+    def warmup_kernel(self) -> str:
+        """Name of the kernel of the warm-up."""
+        return "ghmc" if self.sampler == "meads" else "nuts"
 
     @property
     def hands_over(self) -> bool:

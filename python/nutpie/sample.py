@@ -26,6 +26,9 @@ __all__ = ["sample"]
 SAMPLERS = tuple(name for name, _, _ in _lib.samplers())
 ADAPTATIONS = {name: tune for name, tune, _ in _lib.adaptations()}
 
+#: Chains of a run, and of an ensemble, and the warm-up draws of that.
+CHAINS, ENSEMBLE_CHAINS, ENSEMBLE_TUNE = 4, 64, 300
+
 
 @document
 def sample(
@@ -33,7 +36,7 @@ def sample(
     *,
     draws: int = 1000,
     tune: int | None = None,
-    chains: int = 4,
+    chains: int | None = None,
     cores: int | None = None,
     seed: int | None = None,
     init: Any = None,
@@ -71,12 +74,12 @@ def sample(
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
-        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a pooled
-        warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric is bad at
-        its end and gets better. A number is never exceeded. With 0 the metric comes from the first gradient and the
-        step size from a short search.
-    chains : int, default 4
-        Number of chains.
+        Warm-up draws of each chain. By default the adaptation's own number, which is 150 for ``"auto"``; then a
+        pooled warm-up (``"auto"``, ``"low_rank"``, ``"dense"``) also goes on, 100 draws at a time, while the metric
+        is bad at its end and gets better. A number is never exceeded. With ``sampler="meads"`` the default is 300.
+        With 0 the metric comes from the first gradient and the step size from a short search.
+    chains : int, optional
+        Number of chains: by default 4, and 64 with ``sampler="meads"``.
     cores : int, optional
         Number of threads that run chains; by default as many as the process may use. There may be more chains than
         cores. Chains of a density that is a Python function share one thread and its calls, unless the function
@@ -127,8 +130,8 @@ def sample(
     log_prior : bool, default False
         Whether the result has a group ``log_prior``: for each free variable its log density at each draw after
         warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
-    sampler : {"nuts", "mams", "auto", "hmc", "walnuts"}, default "nuts"
-        What makes the draws after the warm-up, which is done with the no-U-turn sampler always:
+    sampler : {"nuts", "mams", "auto", "hmc", "walnuts", "meads"}, default "nuts"
+        What makes the draws after the warm-up, which is done with the no-U-turn sampler, but for ``"meads"``:
 
         - ``"nuts"``: the no-U-turn sampler.
         - ``"mams"``: the Metropolis-adjusted microcanonical sampler (Robnik, Cohn-Gordon and Seljak 2025), which for
@@ -142,6 +145,11 @@ def sample(
         - ``"walnuts"``: the no-U-turn sampler with steps that adapt within a trajectory (Bou-Rabee, Carpenter, Kleppe
           and Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Draws from
           such parts cost more, the others what they cost with ``"nuts"``.
+
+        - ``"meads"``: generalised Hamiltonian Monte Carlo with many chains, each transition of which takes one gradient
+          (Hoffman and Sountsov 2022). A short run of the no-U-turn sampler, with the warm-up that `adaptation` names,
+          finds the posterior from any start; the chains begin at its draws and warm up as an ensemble. For many short
+          chains at once, as of densities that evaluate many points in one call.
 
         All but ``"nuts"`` and ``"auto"`` need a warm-up, and one of the adaptations ``"auto"``, ``"low_rank"`` and
         ``"dense"``.
@@ -220,7 +228,10 @@ def sample(
     resolved = resolve(
         settings, adaptation=adaptation, sampler=sampler, other_keywords=inspect.signature(sample).parameters
     )
-    planned = ADAPTATIONS[adaptation] if tune is None else tune
+    ensemble = sampler == "meads"
+    if chains is None:
+        chains = ENSEMBLE_CHAINS if ensemble else CHAINS
+    planned = (ENSEMBLE_TUNE if ensemble else ADAPTATIONS[adaptation]) if tune is None else tune
     counts = _counts(draws=draws, tune=planned, chains=chains, cores=cores, thin=thin)
     keep = {
         "warmup": flag("save_warmup", save_warmup),
@@ -240,7 +251,7 @@ def sample(
         seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
         sampler=sampler,
         adaptation=adaptation,
-        extend=tune is None,
+        extend=tune is None and not ensemble,
         settings=resolved,
         keep=keep,
         store_unconstrained=flag("store_unconstrained", store_unconstrained),
@@ -257,6 +268,8 @@ def sample(
     _check_sampler(plan, compiled_model.n_dim)
     density = compiled_model.density_for(plan.chains)
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
+    if plan.has_pilot:
+        starts = starts[plan.first_of_superchain]
     metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
     display = make_display(progress_bar, background=not blocking)
     run = SamplingRun(
@@ -279,6 +292,10 @@ def _check_sampler(plan: Plan, n_dim: int) -> None:
     why = ""
     if plan.adaptation not in POOLED:
         why = f"adaptation={plan.adaptation!r} does not prepare it; it is for {' or '.join(map(repr, POOLED))}"
+    elif plan.sampler == "meads":
+        folds = int(plan.settings.get("meads_folds", 4))
+        if plan.chains < 2 * folds:
+            why = f"{folds} folds of two chains or more need chains={2 * folds} at least, and there are {plan.chains}"
     elif plan.tune == 0:
         why = "it needs a warm-up, and tune is 0"
     elif plan.sampler == "mams" and n_dim < 2:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "ChainDraws", "attach", "build_result"]
 
-#: Kernel of the warm-up.
-WARMUP_KERNEL = "nuts"
-
 #: Names under which ArviZ looks for statistics, beside the sampler's own.
 ALIASES = {
     "acceptance_rate": "mean_tree_accept",
@@ -138,8 +135,8 @@ def _sources(
     failures: Failures,
 ) -> list[Source]:
     """List the groups that are computed from draws. A further column of the store is a variable of one of them."""
-    statistics = [_statistics_source(model, plan, WARMUP_KERNEL)]
-    if (kernel := _kernel(chains)) != WARMUP_KERNEL:
+    statistics = [_statistics_source(model, plan, plan.warmup_kernel)]
+    if (kernel := _kernel(chains, plan)) != plan.warmup_kernel:
         statistics = [
             dataclasses.replace(_statistics_source(model, plan, kernel), prefixes=("",)),
             dataclasses.replace(statistics[0], prefixes=(WARMUP,)),
@@ -172,9 +169,10 @@ def _unconstrained_source(model: CompiledModel) -> Source:
     return Source("unconstrained_posterior", variables, lambda b, *_: _split(b.positions, variables), copied=True)
 
 
-def _kernel(chains: Sequence[ChainDraws]) -> str:
+def _kernel(chains: Sequence[ChainDraws], plan: Plan) -> str:
     """Name the kernel of the draws after the warm-up, which is the same in all chains that have some."""
-    return next((c.kernel for c in chains if c.kernel != WARMUP_KERNEL), WARMUP_KERNEL)
+    # Chains without draws have the default.
+    return next((c.kernel for c in chains if c.kernel != "nuts"), plan.warmup_kernel)
 
 
 def _statistics_source(model: CompiledModel, plan: Plan, kernel: str) -> Source:
@@ -228,7 +226,7 @@ def _divergences(model: CompiledModel, chains: Sequence[ChainDraws], plan: Plan)
     variables: dict[str, Any] = {n: (("divergence",), v, {"description": doc}) for n, (v, doc) in columns.items()}
     if plan.keep.get("divergences"):
         for index, (name, doc) in enumerate(DIVERGENCE_POINTS.items()):
-            if name == "momentum" and _kernel(chains) != WARMUP_KERNEL:
+            if name == "momentum" and _kernel(chains, plan) != "nuts":
                 # Further transitions of the same draw have overwritten it.
                 continue
             vectors = np.stack([p[index] for p in points])
@@ -279,7 +277,7 @@ def _attributes(chains: Sequence[ChainDraws], plan: Plan, seconds: float) -> dic
         "arviz_version": importlib.metadata.version("arviz"),
         "inference_library": "nutpie",
         "inference_library_version": _lib.__version__,
-        "inference_library_settings": json.dumps(plan.describe(tune, _kernel(chains))),
+        "inference_library_settings": json.dumps(plan.describe(tune, _kernel(chains, plan))),
         "sampling_time": seconds,
         "tuning_steps": tune,
         "n_gradients": sum(c.n_gradients for c in chains),

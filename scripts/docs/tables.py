@@ -41,9 +41,16 @@ def _statistics_of(kernel: str) -> str:
 
 
 def _settings() -> str:
-    rows = [
-        (f"`{s.name}`", settings.shown_default(s), _range(s), _with_code(s.doc)) for s in settings.declared().values()
-    ]
+    return _settings_of("")
+
+
+def _settings_of_meads() -> str:
+    return _settings_of("meads_")
+
+
+def _settings_of(prefix: str) -> str:
+    some = [s for s in settings.declared().values() if s.name.startswith(prefix)]
+    rows = [(f"`{s.name}`", settings.shown_default(s), _range(s), _with_code(s.doc)) for s in some]
     return _table(("setting", "default", "range", "meaning"), rows)
 
 
@@ -97,6 +104,7 @@ def _other_names() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "statistics": _statistics,
     "settings": _settings,
+    "settings_of_meads": _settings_of_meads,
     "uses": _uses,
     "adaptations": _adaptations,
     "samplers": _samplers,

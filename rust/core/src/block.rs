@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use crate::adapt::member::Member;
+use crate::adapt::Adaptation;
 use crate::adapt::pool::Pool;
 use crate::chain::{Arrays, Chain, ChainState};
 use crate::density::Density;
-use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Row};
+use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Renewal, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Batch, Integrator};
-use crate::kernel::Outcome;
+use crate::kernel::{Outcome, Sampler};
 use crate::metric::Metric;
 use crate::settings::Settings;
 use crate::trace::Store;
@@ -72,6 +72,8 @@ pub struct Block {
     active: Vec<usize>,
     refreshes: Vec<Refresh>,
     refreshed: Vec<usize>,
+    renewals: Vec<Renewal>,
+    renewed: Vec<usize>,
     kinetic: Vec<f64>,
     kinetic_again: Vec<f64>,
     places: Vec<Place>,
@@ -90,7 +92,7 @@ impl Block {
         let (dim, n) = (density.dim(), ids.len());
         let (pooled, pools) = match pooling {
             Pooling::Among(chains) => (chains, 0),
-            Pooling::Here if settings.adapt.pool => (n, 1),
+            Pooling::Here if settings.adapt.pool || settings.sampler == Sampler::Meads => (n, 1),
             Pooling::Here => (1, n),
         };
         let arrays = Arrays {
@@ -114,6 +116,8 @@ impl Block {
             active: Vec::with_capacity(n),
             refreshes: Vec::with_capacity(n),
             refreshed: Vec::with_capacity(n),
+            renewals: Vec::with_capacity(n),
+            renewed: Vec::with_capacity(n),
             kinetic: vec![0.0; n],
             kinetic_again: vec![0.0; n],
             places: Vec::with_capacity(n),
@@ -206,11 +210,11 @@ impl Block {
     }
 
     /// What the chains bring to a meeting of their pool.
-    pub fn members(&mut self) -> impl Iterator<Item = (u64, &mut Member)> {
-        self.chains.iter_mut().filter(|chain| chain.waiting()).filter_map(|chain| {
-            let id = chain.id();
-            chain.member_mut().map(|member| (id, member))
-        })
+    pub fn members(&mut self) -> impl Iterator<Item = (u64, &mut Adaptation)> {
+        self.chains
+            .iter_mut()
+            .filter(|chain| chain.waiting())
+            .map(|chain| (chain.id(), chain.adaptation_mut()))
     }
 
     /// Go on after the pool has met.
@@ -227,18 +231,13 @@ impl Block {
         match &mut self.pools[..] {
             [] => return Ok(()),
             [pool] if self.chains.iter().all(|chain| chain.waiting() || chain.done()) => {
-                let mut members: Vec<&mut Member> = self
-                    .chains
-                    .iter_mut()
-                    .filter(|chain| chain.waiting())
-                    .filter_map(Chain::member_mut)
-                    .collect();
-                pool.meet(&mut members);
+                let waiting = self.chains.iter_mut().filter(|chain| chain.waiting());
+                pool.hold(waiting.map(Chain::adaptation_mut).collect());
             }
             [_] => return Ok(()),
             pools => {
                 for (chain, pool) in self.chains.iter_mut().zip(pools).filter(|(chain, _)| chain.waiting()) {
-                    pool.meet(&mut chain.member_mut().into_iter().collect::<Vec<_>>());
+                    pool.hold(vec![chain.adaptation_mut()]);
                 }
             }
         }
@@ -252,13 +251,21 @@ impl Block {
 
     /// Draw the momenta that chains need, and tell them what they want to know of these.
     fn refresh(&mut self) -> Result<()> {
-        let Block { dev, arrays, chains, refreshes, refreshed, places, pulled, .. } = self;
+        let Block { dev, arrays, chains, refreshes, refreshed, renewals, renewed, places, pulled, .. } = self;
         refreshes.clear();
         refreshed.clear();
+        renewals.clear();
+        renewed.clear();
         places.clear();
         pulled.clear();
         for (index, chain) in chains.iter().enumerate() {
             let Some(refresh) = chain.refresh() else { continue };
+            let keep = chain.keeps();
+            if keep != 0.0 {
+                renewals.push(Renewal { fresh: refresh, keep });
+                renewed.push(index);
+                continue;
+            }
             let place = Place { metric: refresh.metric, row: refresh.row };
             if chain.wants_products() {
                 places.push(place);
@@ -268,6 +275,13 @@ impl Block {
             }
             refreshes.push(refresh);
             refreshed.push(index);
+        }
+        if !renewals.is_empty() {
+            let kinetic = &mut self.kinetic[..renewals.len()];
+            dev.renew(&arrays.phase, &arrays.metrics, renewals, kinetic)?;
+            for (index, kinetic) in renewed.iter().zip(kinetic) {
+                chains[*index].refreshed(*kinetic, Dots::default());
+            }
         }
         if refreshes.is_empty() {
             return Ok(());

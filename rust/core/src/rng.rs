@@ -41,6 +41,8 @@ pub enum Purpose {
     TuningMomentum(u32),
     /// Selections in a transition that tunes a kernel, before the draw.
     TuningTrajectory(u32),
+    /// Which chains of an ensemble are together.
+    Places,
 }
 
 impl Purpose {
@@ -57,6 +59,7 @@ impl Purpose {
             Purpose::TrajectoryOf(i) => 7 | i << 8,
             Purpose::TuningMomentum(i) => 8 | i << 8,
             Purpose::TuningTrajectory(i) => 9 | i << 8,
+            Purpose::Places => 10,
         }
     }
 }

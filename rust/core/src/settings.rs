@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::meads::MeadsSettings;
 use crate::adapt::{AdaptSettings, pool};
 use crate::error::{Error, Result};
 use crate::integrate::Integrator;
@@ -102,6 +103,8 @@ pub struct Settings {
     pub hmc: HmcSettings,
     /// Settings of the no-U-turn sampler that adapts its steps within a trajectory.
     pub walnuts: WalnutsSettings,
+    /// Settings of ensembles.
+    pub meads: MeadsSettings,
     /// Settings of the adaptation.
     pub adapt: AdaptSettings,
 }
@@ -116,6 +119,7 @@ impl Settings {
             .chain(Integrator::SETTINGS)
             .chain(HmcSettings::SETTINGS)
             .chain(WalnutsSettings::SETTINGS)
+            .chain(MeadsSettings::SETTINGS)
     }
 
     fn field(&mut self, name: &str) -> Option<Field<'_>> {
@@ -126,6 +130,7 @@ impl Settings {
             .or_else(|| self.integrator.field(name))
             .or_else(|| self.hmc.field(name))
             .or_else(|| self.walnuts.field(name))
+            .or_else(|| self.meads.field(name))
     }
 
     /// Warm-up draws that a chain may make at most.

@@ -16,9 +16,12 @@ use naive::Naive;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::density::OnHost;
-use nutpie_core::device::{Cpu, Device, Dots, Glide, Leaf, Phase, Place, Reach, Row, Span, Step, Turn};
+use nutpie_core::device::{
+    Cpu, Device, Dots, Glide, Leaf, Phase, Place, Reach, Refresh, Renewal, Row, Span, Step, Turn,
+};
 use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
+use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
 
 fn run(dev: Box<dyn Device>, dim: usize, draws: u64) -> (Collected, u64) {
@@ -36,6 +39,54 @@ fn run_with(sampler: Sampler, dev: Box<dyn Device>, dim: usize, draws: u64) -> (
     }
     let gradients = block.chains()[0].n_gradients();
     (keep, gradients)
+}
+
+#[test]
+fn a_naive_device_gives_the_same_ensemble() {
+    let settings = Settings { seed: 3, tune: 20, draws: 10, sampler: Sampler::Meads, ..Settings::default() };
+    let points: Vec<Vec<f64>> =
+        (0..8).map(|chain| (0..7).map(|i| ((7 * chain + i) as f64).sin()).collect()).collect();
+    let run = |dev: Box<dyn Device>| {
+        let starts: Vec<Start> = points.iter().zip(0..).map(|(x, id)| Start::at(id, x)).collect();
+        let density = Box::new(OnHost::new(Uneven(7)));
+        let mut block = Block::start(dev, density, &settings, &starts, Pooling::Here).unwrap();
+        let mut keep = Collected::new(8);
+        while !block.done() {
+            block.round(&mut keep, |_| ()).unwrap();
+        }
+        keep
+    };
+    let (cpu, naive) = (run(Box::new(Cpu::new())), run(Box::<Naive>::default()));
+    for (a, b) in cpu.draws.concat().concat().iter().zip(naive.draws.concat().concat()) {
+        assert!((a - b).abs() < 1e-6 * (1.0 + b.abs()), "{a} and {b}");
+    }
+}
+
+#[test]
+fn momenta_are_renewed_in_part_under_any_metric() {
+    let diagonal = Metric::diagonal(&[1.0, 4.0, 0.25, 9.0, 1.0], Vec::new());
+    for (metric, keep) in [diagonal, coupled(5, 2, 1), coupled(5, 5, 2)].iter().zip([0.9, -0.6, 0.3]) {
+        let mut dev = Cpu::new();
+        let phase = Phase::alloc(&mut dev, 2, 5).unwrap();
+        let metrics = dev.alloc_metrics(1, 5).unwrap();
+        dev.set_metric(&metrics, 0, &Arc::new(metric.clone())).unwrap();
+        let old = scattered(5, 3);
+        dev.write(Row { buf: phase.p, index: 1 }, &old).unwrap();
+        let key = Key { seed: 1, chain: 2, draw: 3 };
+        let into = |row| Refresh { metric: 0, row, key, purpose: Purpose::Momentum };
+        let mut kinetic = [f64::NAN];
+        dev.refresh(&phase, &metrics, &[into(0)], &mut kinetic).unwrap();
+        dev.renew(&phase, &metrics, &[Renewal { fresh: into(1), keep }], &mut kinetic).unwrap();
+        let (mut fresh, mut p) = (vec![0.0; 5], vec![0.0; 5]);
+        dev.read(Row { buf: phase.p, index: 0 }, &mut fresh).unwrap();
+        dev.read(Row { buf: phase.p, index: 1 }, &mut p).unwrap();
+        for i in 0..5 {
+            let expected = keep * old[i] + (1.0 - keep * keep).sqrt() * fresh[i];
+            assert!((p[i] - expected).abs() < 1e-14, "{p:?}");
+        }
+        let expected = 0.5 * metrics::dot(&p, &metrics::velocity(metric, &p));
+        assert!((kinetic[0] / expected - 1.0).abs() < 1e-4, "{} and {expected}", kinetic[0]);
+    }
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl Handover {
         let asked = Choice { kernel: self.plan.kernel, why: Why::Asked };
         match self.sampler {
             Sampler::Mams | Sampler::Auto if self.dim < LEAST_PARAMETERS => nuts(Why::FewParameters),
-            Sampler::Nuts | Sampler::Mams | Sampler::Hmc | Sampler::Walnuts => asked,
+            Sampler::Nuts | Sampler::Mams | Sampler::Hmc | Sampler::Walnuts | Sampler::Meads => asked,
             Sampler::Auto if self.dim < FEW_PARAMETERS => nuts(Why::FewParameters),
             Sampler::Auto if alone => nuts(Why::Unpooled),
             Sampler::Auto if lagging => nuts(Why::Lagging),

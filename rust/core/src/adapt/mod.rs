@@ -1,12 +1,14 @@
 //! Warm-up: step size, metric and the schedule that ties them together.
 //!
 //! Each scheme is a file: [`windowed`] and [`stan`] for chains by themselves, [`pool`] with [`member`] and [`group`] for
-//! chains that share what they know.
+//! chains that share what they know, [`ensemble`] with [`walker`] and [`meads`] for many chains that move by what others know.
 
 pub mod descent;
+pub mod ensemble;
 mod fit;
 pub mod group;
 pub mod handover;
+pub mod meads;
 pub mod member;
 pub mod plan;
 pub mod pool;
@@ -14,6 +16,7 @@ mod recycle;
 pub mod settings;
 pub mod stan;
 pub mod step_size;
+pub mod walker;
 pub mod windowed;
 pub mod windows;
 
@@ -28,9 +31,11 @@ use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::metric::Metric;
+use crate::settings::Settings;
 use member::{Change, Member};
 use stan::Stan;
 use step_size::DualAverage;
+use walker::Walker;
 use windowed::Windowed;
 
 /// A divergent trajectory is used only if it got further than this many steps: others say more about a bad step size than
@@ -85,6 +90,8 @@ pub enum Adaptation {
     Fixed(StepOnly),
     /// Together with others.
     Pooled(Box<Member>),
+    /// As one of an ensemble.
+    Ensemble(Box<Walker>),
 }
 
 /// A warm-up that leaves the metric alone.
@@ -114,6 +121,11 @@ impl Adaptation {
         }
     }
 
+    /// For a chain of an ensemble.
+    pub fn ensemble(settings: &Settings) -> Self {
+        Adaptation::Ensemble(Box::new(Walker::new(settings)))
+    }
+
     /// The settings.
     pub fn settings(&self) -> &AdaptSettings {
         match self {
@@ -121,6 +133,7 @@ impl Adaptation {
             Adaptation::Stan(a) => &a.settings,
             Adaptation::Fixed(a) => &a.settings,
             Adaptation::Pooled(a) => a.settings(),
+            Adaptation::Ensemble(a) => &a.settings,
         }
     }
 
@@ -130,6 +143,7 @@ impl Adaptation {
             Adaptation::Stan(a) => &a.step,
             Adaptation::Fixed(a) => &a.step,
             Adaptation::Pooled(a) => a.step(),
+            Adaptation::Ensemble(a) => &a.step,
         }
     }
 
@@ -151,6 +165,7 @@ impl Adaptation {
             Adaptation::Stan(a) => (a.search_pending, a.step.current()),
             Adaptation::Fixed(a) => (a.search_pending, a.settings.initial_step),
             Adaptation::Pooled(a) => (a.search_pending(), a.settings().initial_step),
+            Adaptation::Ensemble(_) => return None,
         };
         pending.then_some(from)
     }
@@ -162,6 +177,7 @@ impl Adaptation {
             Adaptation::Stan(a) => (&mut a.step, &mut a.search_pending),
             Adaptation::Fixed(a) => (&mut a.step, &mut a.search_pending),
             Adaptation::Pooled(a) => a.step_to_search(),
+            Adaptation::Ensemble(_) => return,
         };
         *step = DualAverage::new(found);
         *pending = false;
@@ -178,7 +194,7 @@ impl Adaptation {
             Adaptation::Windowed(a) => a.wants_points(),
             Adaptation::Stan(a) => a.wants_points(draw),
             Adaptation::Fixed(_) => false,
-            Adaptation::Pooled(_) => true,
+            Adaptation::Pooled(_) | Adaptation::Ensemble(_) => true,
         }
     }
 
@@ -199,6 +215,10 @@ impl Adaptation {
                 a.start(&metric);
                 Ok(())
             }
+            Adaptation::Ensemble(a) => {
+                a.start(&seen.draw, seen.draw.logp, metric);
+                Ok(())
+            }
             Adaptation::Fixed(_) => Ok(()),
         }
     }
@@ -208,7 +228,7 @@ impl Adaptation {
         match self {
             Adaptation::Windowed(a) => a.changes(),
             Adaptation::Stan(a) => a.changes(),
-            Adaptation::Fixed(_) => &[],
+            Adaptation::Fixed(_) | Adaptation::Ensemble(_) => &[],
             Adaptation::Pooled(a) => a.changes(),
         }
     }
@@ -234,7 +254,30 @@ impl Adaptation {
                 a.observe(&seen.draw);
                 Ok(a.take_metric())
             }
+            Adaptation::Ensemble(a) => {
+                a.observe(&seen);
+                Ok(None)
+            }
         }
+    }
+
+    /// Whether the chain must wait for others.
+    pub fn is_waiting(&self) -> bool {
+        match self {
+            Adaptation::Pooled(member) => member.is_waiting(),
+            Adaptation::Ensemble(walker) => walker.is_waiting(),
+            _ => false,
+        }
+    }
+
+    /// What a chain of an ensemble knows.
+    pub fn walker(&self) -> Option<&Walker> {
+        if let Adaptation::Ensemble(walker) = self { Some(walker) } else { None }
+    }
+
+    /// What a chain of an ensemble knows.
+    pub fn walker_mut(&mut self) -> Option<&mut Walker> {
+        if let Adaptation::Ensemble(walker) = self { Some(walker) } else { None }
     }
 
     /// What the chain shares with others, if it does.

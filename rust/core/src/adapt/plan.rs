@@ -43,7 +43,7 @@ impl Plan {
         let Settings { mams, hmc, adapt, .. } = settings;
         let (kernel, target_accept, length, transitions) = match settings.sampler {
             Sampler::Nuts if exact => (Kind::Nuts, adapt.target_accept, 0.0, 1),
-            Sampler::Nuts => return None,
+            Sampler::Nuts | Sampler::Meads => return None,
             Sampler::Mams | Sampler::Auto => (Kind::Mams, mams.target_accept, mams.length, mams.transitions),
             Sampler::Hmc => (Kind::Hmc, hmc.target_accept, hmc.length, hmc.transitions),
             Sampler::Walnuts => (Kind::Walnuts, settings.walnuts.target, 0.0, 1),

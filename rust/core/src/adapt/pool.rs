@@ -7,10 +7,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Adaptation;
+use super::ensemble::Ensemble;
 use super::group::{Group, Reason};
 use super::handover::{self, Verdict};
 use super::member::{Change, Member};
 use super::step_size::DualAverage;
+use super::walker::Walker;
 use crate::estimator::metric_check::top_eigenvalue;
 use crate::estimator::points::Point;
 
@@ -46,6 +49,7 @@ pub struct Pool {
     group: Option<Group>,
     step: Option<DualAverage>,
     checks: Vec<Check>,
+    ensemble: Option<Box<Ensemble>>,
 }
 
 impl Pool {
@@ -57,6 +61,22 @@ impl Pool {
     /// What the chains that joined share.
     pub fn group(&self) -> Option<&Group> {
         self.group.as_ref()
+    }
+
+    /// All chains wait for each other, in the order of their numbers.
+    pub fn hold(&mut self, chains: Vec<&mut Adaptation>) {
+        let (mut members, mut walkers): (Vec<&mut Member>, Vec<&mut Walker>) = (Vec::new(), Vec::new());
+        for chain in chains {
+            match chain {
+                Adaptation::Pooled(member) => members.push(member),
+                Adaptation::Ensemble(walker) => walkers.push(walker),
+                _ => (),
+            }
+        }
+        self.meet(&mut members);
+        self.ensemble = self.ensemble.take().or_else(|| Ensemble::new(&walkers).map(Box::new));
+        let check = self.ensemble.as_mut().and_then(|ensemble| ensemble.meet(&mut walkers));
+        self.checks.extend(check);
     }
 
     /// All chains of the pool have made the same number of draws and wait. Afterwards none does.

@@ -1,6 +1,7 @@
 //! One chain as a state machine: it asks for leapfrog steps and takes in what they found.
 
 mod descend;
+mod ensemble;
 mod handover;
 mod state;
 mod statistics;
@@ -21,7 +22,9 @@ use crate::device::{Device, Dots, Metrics, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Arrival, Batch, Request};
-use crate::kernel::{Begin, Kernel, KernelState, MOST_STATISTICS, Next, Outcome};
+use crate::kernel::ghmc::GhmcState;
+use crate::kernel::transitions::Tuned;
+use crate::kernel::{Begin, Kernel, KernelState, MOST_STATISTICS, Next, Outcome, Sampler};
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
@@ -96,7 +99,17 @@ impl Chain {
     pub fn new(settings: &Settings, id: u64, index: usize, pooled: usize, arrays: &Arrays) -> Self {
         let key = Key { seed: settings.seed, chain: id as u32, draw: 0 };
         let stream = Stream::new(key, Purpose::Trajectory);
-        let mut adaptation = Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt);
+        let ensemble = settings.sampler == Sampler::Meads;
+        let mut adaptation = match ensemble {
+            true => Adaptation::ensemble(settings),
+            false => Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt),
+        };
+        let first = match ensemble {
+            true => {
+                KernelState::Ghmc(GhmcState::new(2.0 * Stream::new(key, Purpose::Lengths).uniform() - 1.0))
+            }
+            false => KernelState::Nuts,
+        };
         if let (Some(member), Some(handover)) = (adaptation.member_mut(), Handover::new(settings, arrays.dim))
         {
             member.hand_over(handover);
@@ -111,7 +124,7 @@ impl Chain {
             logp: f64::NAN,
             start_energy: f64::NAN,
             step: f64::NAN,
-            kernel: Kernel::new(KernelState::Nuts, settings, arrays.dim, stream),
+            kernel: Kernel::new(first, settings, arrays.dim, stream),
             transition: 0,
             adaptation,
             moments: FisherDiag::new(arrays.moments, index),
@@ -148,6 +161,11 @@ impl Chain {
         self.step
     }
 
+    /// What its kernel is tuned to, if it is one that is tuned.
+    pub fn tuned(&self) -> Option<Tuned> {
+        self.kernel.state().tuned()
+    }
+
     /// Number of warm-up draws, which can grow while it warms up.
     pub fn tune(&self) -> u64 {
         self.adaptation.member().map_or(self.settings.tune, Member::tune)
@@ -156,6 +174,11 @@ impl Chain {
     /// Whether the draw under way belongs to the warm-up.
     pub fn tuning(&self) -> bool {
         self.draw < self.tune()
+    }
+
+    /// How the chain adapts.
+    pub fn adaptation_mut(&mut self) -> &mut Adaptation {
+        &mut self.adaptation
     }
 
     /// How the chain adapts.
@@ -179,6 +202,7 @@ impl Chain {
             self.use_metric(&metric, dev, arrays);
         }
         self.take_over(arrays);
+        self.follow(dev, arrays)?;
         // The time that the chain waited is not its own.
         self.watch = Stopwatch::new(Instant::now());
         self.next_task();
@@ -213,7 +237,10 @@ impl Chain {
             dev.set_metric(&arrays.metrics, self.index, metric)?;
             self.rank = metric.rank();
             self.has_metric = true;
-        } else if self.settings.adapt.scheme.is_pooled() && self.settings.tune > 0 {
+        } else if self.settings.adapt.scheme.is_pooled()
+            && self.settings.tune > 0
+            && self.adaptation.walker().is_none()
+        {
             self.read_points(dev, arrays, 0, row)?;
             return self.go_down(Descent::new(&self.host[1]), dev, arrays);
         }
@@ -228,8 +255,8 @@ impl Chain {
         }
         let metric = Arc::new(dev.metric(&arrays.metrics, self.index)?);
         self.read_points(dev, arrays, 0, row)?;
-        let Chain { adaptation, moments, host: [x, g, ..], .. } = self;
-        let draw = Draw { point: Some([x, g]), ..Draw::default() };
+        let Chain { adaptation, moments, logp, host: [x, g, ..], .. } = self;
+        let draw = Draw { logp: *logp, point: Some([x, g]), ..Draw::default() };
         adaptation.start(
             Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments },
             metric,
@@ -252,7 +279,7 @@ impl Chain {
     fn next_task(&mut self) {
         self.transition = 0;
         let total = self.tune() + self.settings.draws;
-        let waits = self.adaptation.member().is_some_and(Member::is_waiting);
+        let waits = self.adaptation.is_waiting();
         self.task = match self.draw < total {
             true if waits => Task::Waiting,
             true => Task::Refresh,
@@ -274,6 +301,11 @@ impl Chain {
             key: self.key(),
             purpose,
         })
+    }
+
+    /// The share of its momentum that the chain keeps, 0 where it needs a fresh one.
+    pub fn keeps(&self) -> f64 {
+        self.kernel.keeps()
     }
 
     /// Whether the kernel begins with inner products of momentum and gradient.

@@ -31,6 +31,8 @@ pub struct ChainState {
     pub x: Vec<f64>,
     /// Gradient of the log density there.
     pub g: Vec<f64>,
+    /// Momentum there, where the kernel keeps it; otherwise empty.
+    pub p: Vec<f64>,
     /// Log density there.
     pub logp: f64,
     /// What the kernel remembers.
@@ -65,6 +67,7 @@ impl Chain {
             metric_changes: self.metric_changes,
             x: read(arrays.phase.x, self.current_row())?,
             g: read(arrays.phase.g, self.current_row())?,
+            p: if self.keeps() == 0.0 { Vec::new() } else { read(arrays.phase.p, self.current_row())? },
             logp: self.logp,
             kernel: self.kernel.state(),
             metric: dev.metric(&arrays.metrics, self.index)?,
@@ -89,6 +92,9 @@ impl Chain {
         let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
         write(phase.x, self.current_row(), &state.x)?;
         write(phase.g, self.current_row(), &state.g)?;
+        if state.p.len() == arrays.dim {
+            write(phase.p, self.current_row(), &state.p)?;
+        }
         if state.metric.rank() == 0 {
             let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
             write(metrics.inv_mass, self.index, &state.inv_mass)?;

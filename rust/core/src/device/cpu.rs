@@ -8,8 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step,
-    Turn, ops, turn,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
+    Span, Step, Turn, ops, turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -24,6 +24,7 @@ pub struct Cpu {
     /// The metrics that are not diagonal, by [`Metrics::id`] and row.
     couplings: Vec<Vec<Option<Arc<Coupling>>>>,
     scratch: Vec<f64>,
+    kept: Vec<f64>,
 }
 
 impl Cpu {
@@ -166,6 +167,30 @@ impl Device for Cpu {
                 }
             };
             *kinetic = 0.5 * square;
+        }
+        Ok(())
+    }
+
+    fn renew(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        ops: &[Renewal],
+        kinetic: &mut [f64],
+    ) -> Result<()> {
+        for (Renewal { fresh, keep }, kinetic) in ops.iter().zip(kinetic) {
+            self.kept.clear();
+            self.kept.extend_from_slice(self.arrays[phase.p.0].exact(fresh.row));
+            let kinetic = std::slice::from_mut(kinetic);
+            self.refresh(phase, metrics, &[*fresh], kinetic)?;
+            let share = (1.0 - keep * keep).max(0.0).sqrt();
+            let p = self.arrays[phase.p.0].exact_mut(fresh.row);
+            p.iter_mut().zip(&self.kept).for_each(|(p, old)| *p = keep * old + share * *p);
+            // What is known of the momentum must depend on its numbers alone, or a chain that goes on from a saved state
+            // would differ in the last bit.
+            self.along[phase.p.0].forget(fresh.row);
+            let place = Place { metric: fresh.metric, row: fresh.row };
+            self.products(phase, metrics, &[place], kinetic, &mut [[0.0; 2]])?;
         }
         Ok(())
     }

@@ -136,6 +136,15 @@ pub struct Refresh {
     pub purpose: Purpose,
 }
 
+/// p <- keep p + (1 - keep^2)^(1/2) q, q a fresh draw from N(0, M).
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal {
+    /// q.
+    pub fresh: Refresh,
+    /// What is kept of p, between -1 and 1.
+    pub keep: f64,
+}
+
 /// p' <- p + kick g, x' <- x + drift M^-1 p'.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
@@ -283,6 +292,10 @@ pub trait Device: Send {
         ops: &[Refresh],
         kinetic: &mut [f64],
     ) -> Result<()>;
+
+    /// Draw momenta anew in part; `kinetic` gets p M^-1 p / 2 of each.
+    fn renew(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Renewal], kinetic: &mut [f64])
+    -> Result<()>;
 
     /// First half of a leapfrog step: kick and drift.
     fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()>;

@@ -320,7 +320,7 @@ impl Hmc {
             (self.slot, self.logp) = (self.chosen, self.chosen_logp);
         }
         let moved = moved.then_some(self.distance);
-        self.sums.end(&mut self.state, Ended { accept, error, moved });
+        self.sums.end(&mut self.state.rejections, Ended { accept, error, moved });
     }
 
     /// Slot of the chain's point, and its log density.

@@ -249,7 +249,7 @@ impl Mams {
             (self.slot, self.logp) = (self.trial, logp);
         }
         let moved = accepted.then_some(self.taken);
-        self.sums.end(&mut self.state, Ended { accept, error, moved });
+        self.sums.end(&mut self.state.rejections, Ended { accept, error, moved });
     }
 
     /// Slot of the chain's point, and its log density.

@@ -8,6 +8,7 @@
 //! A new kernel is a file with its settings ([`crate::settings::Configure`]), its statistics and its state machine, an entry
 //! of [`Kind`] and a line in each match of [`Kernel`].
 
+pub mod ghmc;
 pub mod hmc;
 pub mod mams;
 pub mod nuts;
@@ -16,19 +17,21 @@ pub mod walnuts;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapt::meads::MeadsSettings;
 use crate::device::Dots;
 use crate::integrate::{Arrival, Batch, Integrator};
 use crate::rng::Stream;
 use crate::settings::{Configure, Setting, Settings};
 use crate::trace::Statistic;
 use crate::tree::Slot;
+use ghmc::{Ghmc, GhmcState};
 use hmc::{Hmc, HmcSettings};
 use mams::{Mams, MamsSettings};
 use nuts::Nuts;
 use transitions::{Tuned, TunedState};
 use walnuts::{Walnuts, WalnutsSettings};
 
-/// How the kernel of the draws after the warm-up is chosen. The warm-up is that of [`Kind::Nuts`] always.
+/// How the kernel of the draws after the warm-up is chosen. The warm-up is that of [`Kind::Nuts`], but for an ensemble.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sampler {
     /// The no-U-turn sampler.
@@ -42,6 +45,8 @@ pub enum Sampler {
     Hmc,
     /// The no-U-turn sampler with steps that adapt within a trajectory.
     Walnuts,
+    /// An ensemble of chains with generalised Hamiltonian Monte Carlo, in the warm-up too.
+    Meads,
 }
 
 /// What a front end needs to know of a sampler.
@@ -92,6 +97,13 @@ impl Sampler {
                   scales vary.",
             settings: &[WalnutsSettings::SETTINGS],
         },
+        SamplerInfo {
+            sampler: Sampler::Meads,
+            name: "meads",
+            doc: "Generalised Hamiltonian Monte Carlo with many chains, which warm up as an ensemble from draws of a short run \
+                  of the no-U-turn sampler; for many short chains at once.",
+            settings: &[MeadsSettings::SETTINGS],
+        },
     ];
 
     /// The sampler of a name.
@@ -106,6 +118,7 @@ impl Sampler {
             Sampler::Mams | Sampler::Auto => &[Kind::Nuts, Kind::Mams],
             Sampler::Hmc => &[Kind::Nuts, Kind::Hmc],
             Sampler::Walnuts => &[Kind::Nuts, Kind::Walnuts],
+            Sampler::Meads => &[Kind::Ghmc],
         }
     }
 
@@ -132,11 +145,13 @@ pub enum Kind {
     Hmc,
     /// The no-U-turn sampler with steps that adapt within a trajectory.
     Walnuts,
+    /// Generalised Hamiltonian Monte Carlo.
+    Ghmc,
 }
 
 impl Kind {
     /// All kernels.
-    pub const ALL: &'static [Kind] = &[Kind::Nuts, Kind::Mams, Kind::Hmc, Kind::Walnuts];
+    pub const ALL: &'static [Kind] = &[Kind::Nuts, Kind::Mams, Kind::Hmc, Kind::Walnuts, Kind::Ghmc];
 
     /// Its name in results.
     pub fn name(self) -> &'static str {
@@ -145,6 +160,7 @@ impl Kind {
             Kind::Mams => "mams",
             Kind::Hmc => "hmc",
             Kind::Walnuts => "walnuts",
+            Kind::Ghmc => "ghmc",
         }
     }
 
@@ -155,6 +171,7 @@ impl Kind {
             Kind::Mams => Mams::STATISTICS,
             Kind::Hmc => Hmc::STATISTICS,
             Kind::Walnuts => Walnuts::STATISTICS,
+            Kind::Ghmc => Ghmc::STATISTICS,
         }
     }
 
@@ -165,6 +182,7 @@ impl Kind {
             Kind::Mams => Mams::SLOTS,
             Kind::Hmc => Hmc::SLOTS,
             Kind::Walnuts => Walnuts::slots(&settings.nuts),
+            Kind::Ghmc => Ghmc::SLOTS,
         }
     }
 
@@ -172,7 +190,7 @@ impl Kind {
     pub fn spans(self, settings: &Settings) -> usize {
         match self {
             Kind::Nuts | Kind::Walnuts => Nuts::spans(&settings.nuts),
-            Kind::Mams | Kind::Hmc => 0,
+            Kind::Mams | Kind::Hmc | Kind::Ghmc => 0,
         }
     }
 }
@@ -276,6 +294,8 @@ pub enum Kernel {
     Hmc(Hmc),
     /// The no-U-turn sampler with steps that adapt within a trajectory.
     Walnuts(Walnuts),
+    /// Generalised Hamiltonian Monte Carlo.
+    Ghmc(Ghmc),
 }
 
 /// What a kernel remembers between two draws.
@@ -291,6 +311,8 @@ pub enum KernelState {
     Hmc(TunedState),
     /// The no-U-turn sampler with steps that adapt within a trajectory.
     Walnuts(Tuned),
+    /// Generalised Hamiltonian Monte Carlo.
+    Ghmc(GhmcState),
 }
 
 impl KernelState {
@@ -301,6 +323,7 @@ impl KernelState {
             Kind::Mams => KernelState::Mams(state),
             Kind::Hmc => KernelState::Hmc(state),
             Kind::Walnuts => KernelState::Walnuts(state.tuned),
+            Kind::Ghmc => KernelState::Ghmc(GhmcState { tuned: state.tuned, ..GhmcState::new(state.phase) }),
         }
     }
 
@@ -310,6 +333,7 @@ impl KernelState {
             KernelState::Nuts => None,
             KernelState::ExactNuts(tuned) | KernelState::Walnuts(tuned) => Some(*tuned),
             KernelState::Mams(state) | KernelState::Hmc(state) => Some(state.tuned),
+            KernelState::Ghmc(state) => Some(state.tuned),
         }
     }
 }
@@ -325,6 +349,7 @@ impl Kernel {
             }
             KernelState::Hmc(state) => Kernel::Hmc(Hmc::new(settings, state, stream)),
             KernelState::Walnuts(tuned) => Kernel::Walnuts(Walnuts::new(settings, tuned, stream)),
+            KernelState::Ghmc(state) => Kernel::Ghmc(Ghmc::new(settings.nuts.max_energy_error, state)),
         }
     }
 
@@ -335,6 +360,7 @@ impl Kernel {
             Kernel::Mams(mams) => KernelState::Mams(mams.state()),
             Kernel::Hmc(hmc) => KernelState::Hmc(hmc.state()),
             Kernel::Walnuts(walnuts) => KernelState::Walnuts(walnuts.tuned()),
+            Kernel::Ghmc(ghmc) => KernelState::Ghmc(ghmc.state()),
         }
     }
 
@@ -345,6 +371,7 @@ impl Kernel {
             Kernel::Mams(mams) => mams.tune(tuned),
             Kernel::Hmc(hmc) => hmc.tune(tuned),
             Kernel::Walnuts(walnuts) => walnuts.tune(tuned),
+            Kernel::Ghmc(ghmc) => ghmc.tune(tuned),
         }
         true
     }
@@ -356,6 +383,7 @@ impl Kernel {
             Kernel::Mams(_) => Kind::Mams,
             Kernel::Hmc(_) => Kind::Hmc,
             Kernel::Walnuts(_) => Kind::Walnuts,
+            Kernel::Ghmc(_) => Kind::Ghmc,
         }
     }
 
@@ -374,7 +402,20 @@ impl Kernel {
         match self {
             Kernel::Nuts(nuts) => nuts.tuned().is_some(),
             Kernel::Hmc(hmc) => hmc.integrator() == Integrator::ExactNormal,
-            Kernel::Mams(_) | Kernel::Walnuts(_) => false,
+            Kernel::Mams(_) | Kernel::Walnuts(_) | Kernel::Ghmc(_) => false,
+        }
+    }
+
+    /// The share of the momentum that the next transition keeps, negative where it turns it round; 0 where it wants a fresh
+    /// one.
+    pub fn keeps(&self) -> f64 {
+        if let Kernel::Ghmc(ghmc) = self { ghmc.keeps() } else { 0.0 }
+    }
+
+    /// Begin the next transition with a fresh momentum.
+    pub fn restart(&mut self) {
+        if let Kernel::Ghmc(ghmc) = self {
+            ghmc.restart();
         }
     }
 
@@ -388,6 +429,7 @@ impl Kernel {
             Kernel::Mams(mams) => mams.begin(begin, products),
             Kernel::Hmc(hmc) => hmc.begin(begin),
             Kernel::Walnuts(walnuts) => walnuts.begin(begin),
+            Kernel::Ghmc(ghmc) => ghmc.begin(begin),
         }
     }
 
@@ -398,6 +440,7 @@ impl Kernel {
             Kernel::Mams(mams) => mams.request(metric, row, batch),
             Kernel::Hmc(hmc) => hmc.request(metric, row, batch),
             Kernel::Walnuts(walnuts) => walnuts.request(metric, row, batch),
+            Kernel::Ghmc(ghmc) => ghmc.request(metric, row, batch),
         }
     }
 
@@ -408,6 +451,7 @@ impl Kernel {
             Kernel::Walnuts(walnuts) => walnuts.absorb(arrival),
             Kernel::Mams(mams) => return mams.absorb(arrival),
             Kernel::Hmc(hmc) => return hmc.absorb(arrival),
+            Kernel::Ghmc(ghmc) => return ghmc.absorb(arrival),
         };
         if complete { Next::Draw } else { Next::Step }
     }
@@ -419,6 +463,7 @@ impl Kernel {
             Kernel::Mams(mams) => mams.position(),
             Kernel::Hmc(hmc) => hmc.position(),
             Kernel::Walnuts(walnuts) => walnuts.position(),
+            Kernel::Ghmc(ghmc) => ghmc.position(),
         }
     }
 
@@ -427,7 +472,7 @@ impl Kernel {
     pub fn latest(&self) -> Option<(Slot, i64, f64)> {
         match self {
             Kernel::Nuts(nuts) => Some(nuts.latest()),
-            Kernel::Mams(_) | Kernel::Hmc(_) | Kernel::Walnuts(_) => None,
+            Kernel::Mams(_) | Kernel::Hmc(_) | Kernel::Walnuts(_) | Kernel::Ghmc(_) => None,
         }
     }
 
@@ -438,6 +483,7 @@ impl Kernel {
             Kernel::Mams(mams) => mams.outcome(),
             Kernel::Hmc(hmc) => hmc.outcome(),
             Kernel::Walnuts(walnuts) => walnuts.outcome(),
+            Kernel::Ghmc(ghmc) => ghmc.outcome(),
         }
     }
 }

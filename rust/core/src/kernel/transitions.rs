@@ -119,8 +119,8 @@ impl Sums {
         },
     ];
 
-    /// Take in a transition.
-    pub fn end(&mut self, state: &mut TunedState, ended: Ended) {
+    /// Take in a transition, after so many rejections in a row.
+    pub fn end(&mut self, rejections: &mut u64, ended: Ended) {
         self.transitions += 1;
         self.accept += ended.accept;
         self.energy_error = ended.error;
@@ -128,11 +128,11 @@ impl Sums {
             Some(steps) => {
                 self.accepted += 1;
                 self.moved += steps;
-                state.rejections = 0;
+                *rejections = 0;
             }
             None => {
-                state.rejections += 1;
-                self.longest_run = self.longest_run.max(state.rejections);
+                *rejections += 1;
+                self.longest_run = self.longest_run.max(*rejections);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::report::ChainReport;
 use super::{Control, Progress, Run};
-use crate::adapt::member::Member;
+use crate::adapt::Adaptation;
 use crate::adapt::pool::Pool;
 use crate::block::{Block, Pooling, Start};
 use crate::chain::{Chain, N_STATISTICS};
@@ -42,9 +42,21 @@ pub(super) struct Finished {
 enum Parted {
     /// It waits for the others.
     Waiting(Box<Task>),
+    /// Others are to go on, too.
+    Turn(Box<Task>),
     /// It is over.
     Over(Range<usize>, Vec<Finished>),
 }
+
+/// Why chains rest.
+enum Rest {
+    Meeting,
+    Turn,
+    Over,
+}
+
+/// Rounds after which others have their turn, in an ensemble: of a run that is stopped all chains have draws.
+const TURN: u64 = 64;
 
 struct State {
     ready: Vec<Task>,
@@ -79,7 +91,7 @@ pub(super) struct Crew<'a> {
 impl<'a> Crew<'a> {
     pub fn new(run: &'a Run<'a>, control: &'a Control) -> Self {
         let chains = run.starts.len();
-        let size = run.per_block.max(1);
+        let size = run.block_size();
         let task = |thread| {
             let first = thread * size;
             Task { chains: first..chains.min(first + size), running: None, thread }
@@ -99,6 +111,7 @@ impl<'a> Crew<'a> {
             let mut state = self.lock();
             match parted {
                 Parted::Waiting(task) => state.waiting.push(*task),
+                Parted::Turn(task) => state.ready.insert(0, *task),
                 Parted::Over(chains, finished) => {
                     if finished.iter().any(|chain| chain.error.is_some()) {
                         self.control.stop();
@@ -131,7 +144,9 @@ impl<'a> Crew<'a> {
         let mut state = self.lock();
         loop {
             if let Some(last) = state.ready.len().checked_sub(1) {
-                let mine = state.ready.iter().position(|task| task.thread == thread);
+                // Those of an ensemble take turns, whoever ran them last.
+                let mine = |task: &Task| task.thread == thread && !self.run.is_ensemble();
+                let mine = state.ready.iter().position(mine);
                 return Some(state.ready.swap_remove(mine.unwrap_or(last)));
             }
             if state.left == 0 {
@@ -147,9 +162,9 @@ impl<'a> Crew<'a> {
         waiting.sort_by_key(|task| task.chains.start);
         if !self.control.stopped() {
             let blocks = waiting.iter_mut().filter_map(|task| task.running.as_mut());
-            let mut members: Vec<&mut Member> =
-                blocks.flat_map(|running| running.block.members().map(|(_, member)| member)).collect();
-            pool.meet(&mut members);
+            let chains: Vec<&mut Adaptation> =
+                blocks.flat_map(|running| running.block.members().map(|(_, chain)| chain)).collect();
+            pool.hold(chains);
         }
         ready.extend(waiting.drain(..).rev());
         self.changed.notify_all();
@@ -159,8 +174,9 @@ impl<'a> Crew<'a> {
     fn advance(&self, mut task: Task, thread: usize) -> Parted {
         task.thread = thread;
         match self.sample(&mut task) {
-            Ok(true) => Parted::Waiting(Box::new(task)),
-            Ok(false) => self.over(task, None),
+            Ok(Rest::Meeting) => Parted::Waiting(Box::new(task)),
+            Ok(Rest::Turn) => Parted::Turn(Box::new(task)),
+            Ok(Rest::Over) => self.over(task, None),
             Err(error) => self.over(task, Some(error)),
         }
     }
@@ -169,7 +185,7 @@ impl<'a> Crew<'a> {
     fn over(&self, task: Task, error: Option<Error>) -> Parted {
         let Task { chains, running, .. } = task;
         let mut all: Vec<Finished> = chains.clone().map(|_| Finished::default()).collect();
-        self.control.chains[chains.clone()].iter().for_each(Progress::end);
+        self.control.chains[chains.clone()].iter().for_each(|chain| chain.end());
         if let Some(Running { block, stores }) = running {
             for (index, (finished, store)) in all.iter_mut().zip(stores).enumerate() {
                 finished.trace = store.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -186,11 +202,11 @@ impl<'a> Crew<'a> {
         Parted::Over(chains, all)
     }
 
-    /// True if the chains have come to a meeting.
-    fn sample(&self, task: &mut Task) -> Result<bool> {
+    /// Run chains until they come to a meeting, have gone on for long enough, or are over.
+    fn sample(&self, task: &mut Task) -> Result<Rest> {
         let control = self.control;
         if !control.go_on() {
-            return Ok(false);
+            return Ok(Rest::Over);
         }
         let progress = &control.chains[task.chains.clone()];
         let Running { block, stores } = match &mut task.running {
@@ -201,18 +217,24 @@ impl<'a> Crew<'a> {
             }
             none => {
                 let running = self.begin(task.chains.clone())?;
-                progress.iter().for_each(Progress::begin);
+                progress.iter().for_each(|chain| chain.begin());
                 none.insert(running)
             }
         };
         let elsewhere = block.pools().is_empty();
+        let longest = if self.run.is_ensemble() { TURN } else { u64::MAX };
+        let mut rounds = 0;
         while !block.done() {
             if !control.go_on() {
-                return Ok(false);
+                return Ok(Rest::Over);
             }
             if elsewhere && block.waiting() {
-                return Ok(true);
+                return Ok(Rest::Meeting);
             }
+            if rounds == longest {
+                return Ok(Rest::Turn);
+            }
+            rounds += 1;
             let meets = !elsewhere && block.chains().iter().any(Chain::waiting);
             block.round(stores, |done| {
                 progress[done.index].draw(&done.outcome, done.step_size, done.tuning);
@@ -224,7 +246,7 @@ impl<'a> Crew<'a> {
                 plan(progress, block);
             }
         }
-        Ok(false)
+        Ok(Rest::Over)
     }
 
     fn begin(&self, chains: Range<usize>) -> Result<Running> {
@@ -236,7 +258,8 @@ impl<'a> Crew<'a> {
             metric: metrics.get(chain).cloned().flatten(),
         };
         let begun: Vec<Start> = chains.map(start).collect();
-        let pooled = settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
+        let pooled = self.run.is_ensemble()
+            || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
         let pooling = if pooled { Pooling::Among(starts.len()) } else { Pooling::Here };
         let block = Block::start(Box::new(Cpu::new()), density(), settings, &begun, pooling)?;
         Ok(Running { block, stores })
@@ -252,7 +275,7 @@ impl<'a> Crew<'a> {
 }
 
 /// Tell the watchers how long the warm-ups are to be.
-fn plan(progress: &[Progress], block: &Block) {
+fn plan(progress: &[Arc<Progress>], block: &Block) {
     for (progress, chain) in progress.iter().zip(block.chains()) {
         progress.plan(chain.tune());
     }

@@ -1,6 +1,7 @@
 //! Chains on threads: who runs what, how far it is, and when to stop.
 
 mod crew;
+mod pilot;
 mod progress;
 mod report;
 
@@ -13,10 +14,14 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use crate::adapt::pool::Pool;
 use crate::density::Density;
 use crate::error::Error;
+use crate::kernel::Sampler;
 use crate::metric::Metric;
 use crate::settings::Settings;
 use crate::trace::{ChainTrace, Keep, MemoryStore};
 use crew::Crew;
+
+/// Blocks of an ensemble for each thread, so that none has to wait long for others.
+const BLOCKS_OF_THREAD: usize = 4;
 
 /// What a run does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,36 +31,51 @@ enum State {
     Stopped,
 }
 
-/// What a run shares with those who watch it.
-pub struct Control {
+/// Pauses and stops chains.
+struct Switch {
     /// Whether the state is another than running; so that a chain takes the lock only then.
     interrupted: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
-    chains: Vec<Progress>,
+}
+
+/// What a run shares with those who watch it.
+pub struct Control {
+    switch: Arc<Switch>,
+    chains: Vec<Arc<Progress>>,
     stores: Vec<OnceLock<Arc<Mutex<MemoryStore>>>>,
 }
 
 impl Control {
     /// For a run of `chains` chains.
     pub fn new(chains: usize) -> Self {
-        Control {
+        let switch = Switch {
             interrupted: AtomicBool::new(false),
             state: Mutex::new(State::Running),
             changed: Condvar::new(),
-            chains: (0..chains).map(|_| Progress::default()).collect(),
-            stores: (0..chains).map(|_| OnceLock::new()).collect(),
-        }
+        };
+        Self::with(Arc::new(switch), (0..chains).map(|_| Arc::default()).collect())
+    }
+
+    fn with(switch: Arc<Switch>, chains: Vec<Arc<Progress>>) -> Self {
+        let stores = chains.iter().map(|_| OnceLock::new()).collect();
+        Control { switch, chains, stores }
+    }
+
+    /// For a run before this one, of which those who watch the chains `shown` see that it goes on.
+    fn before(&self, shown: impl Iterator<Item = usize>) -> Self {
+        Self::with(self.switch.clone(), shown.map(|chain| self.chains[chain].clone()).collect())
     }
 
     /// Change the state; one that has stopped stays so.
     fn set(&self, new: State) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Switch { interrupted, state, changed } = &*self.switch;
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state != State::Stopped {
             *state = new;
         }
-        self.interrupted.store(*state != State::Running, Ordering::Release);
-        self.changed.notify_all();
+        interrupted.store(*state != State::Running, Ordering::Release);
+        changed.notify_all();
     }
 
     /// Ask the run to stop after the leapfrog step under way. The draws so far are kept.
@@ -75,30 +95,31 @@ impl Control {
 
     /// Whether the run was asked to rest.
     pub fn paused(&self) -> bool {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Paused
+        *self.switch.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Paused
     }
 
     /// Whether the run was asked to stop.
     fn stopped(&self) -> bool {
-        self.interrupted.load(Ordering::Acquire)
-            && *self.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Stopped
+        self.switch.interrupted.load(Ordering::Acquire)
+            && *self.switch.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Stopped
     }
 
     /// Rest while the run is paused. True when it goes on, false when it stops.
     fn go_on(&self) -> bool {
-        if !self.interrupted.load(Ordering::Acquire) {
+        let Switch { interrupted, state, changed } = &*self.switch;
+        if !interrupted.load(Ordering::Acquire) {
             return true;
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         while *state == State::Paused {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         *state != State::Stopped
     }
 
     /// How far each chain is.
     pub fn progress(&self) -> Vec<Snapshot> {
-        self.chains.iter().map(Progress::snapshot).collect()
+        self.chains.iter().map(|chain| chain.snapshot()).collect()
     }
 
     /// Copies of the draws so far; empty for chains that have not begun, and when the run is over.
@@ -148,9 +169,28 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Run all chains. Whatever happens, the draws so far are in the output.
     pub fn execute(&self, control: &Control) -> Output {
+        if self.is_ensemble() && self.settings.meads.pilot > 0 {
+            pilot::execute(self, control)
+        } else {
+            self.execute_chains(control)
+        }
+    }
+
+    /// Chains of a block. Those of an ensemble meet after each step, so that a few of them go together.
+    fn block_size(&self) -> usize {
+        let few = self.starts.len().div_ceil(BLOCKS_OF_THREAD * self.cores.max(1));
+        self.per_block.max(if self.is_ensemble() { few } else { 1 })
+    }
+
+    /// Whether all chains are an ensemble.
+    fn is_ensemble(&self) -> bool {
+        self.settings.sampler == Sampler::Meads
+    }
+
+    fn execute_chains(&self, control: &Control) -> Output {
         control.chains.iter().for_each(|chain| chain.plan(self.settings.tune));
         let crew = Crew::new(self, control);
-        let blocks = self.starts.len().div_ceil(self.per_block.max(1));
+        let blocks = self.starts.len().div_ceil(self.block_size());
         let threads = self.cores.clamp(1, blocks.max(1));
         let panicked = std::thread::scope(|scope| {
             let crew = &crew;

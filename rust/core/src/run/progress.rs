@@ -10,6 +10,8 @@ use crate::kernel::Outcome;
 #[derive(Default)]
 pub struct Progress {
     started: OnceLock<Instant>,
+    /// Whether a run before this one is under way, whose draws do not count.
+    before: AtomicBool,
     finished: OnceLock<Instant>,
     tuning: AtomicBool,
     tune: AtomicU64,
@@ -60,20 +62,30 @@ impl Progress {
         self.tuning.store(true, Relaxed);
     }
 
+    /// A run before this one begins, or is over.
+    pub(super) fn before(&self, under_way: bool) {
+        self.before.store(under_way, Relaxed);
+    }
+
     /// The warm-up has so many draws.
     pub fn plan(&self, tune: u64) {
-        self.tune.store(tune, Relaxed);
+        if !self.before.load(Relaxed) {
+            self.tune.store(tune, Relaxed);
+        }
     }
 
     /// The chain is done, or was stopped.
     pub fn end(&self) {
-        self.finished.get_or_init(Instant::now);
+        if !self.before.load(Relaxed) {
+            self.finished.get_or_init(Instant::now);
+        }
     }
 
     /// The chain finished a draw.
     pub fn draw(&self, outcome: &Outcome, step_size: f64, tuning: bool) {
-        let index = self.draws.fetch_add(1, Relaxed);
-        if outcome.diverging() {
+        let before = self.before.load(Relaxed);
+        let index = if before { 0 } else { self.draws.fetch_add(1, Relaxed) };
+        if outcome.diverging() && !before {
             let mut divergent = self.divergent.lock().unwrap_or_else(PoisonError::into_inner);
             divergent.draws.push(index);
             divergent.after_warmup += u64::from(!tuning);
@@ -81,7 +93,7 @@ impl Progress {
         self.steps.fetch_add(outcome.n_steps, Relaxed);
         self.latest_steps.store(outcome.n_steps, Relaxed);
         self.step_size.store(step_size.to_bits(), Relaxed);
-        self.tuning.store(tuning, Relaxed);
+        self.tuning.store(tuning || before, Relaxed);
     }
 
     /// The progress now.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::adapt::group::FitCounts;
-use crate::adapt::handover::{Choice, Handover};
+use crate::adapt::handover::{Choice, Handover, Why};
 use crate::adapt::member::{Change, Member};
 use crate::adapt::pool::Check;
 use crate::block::Block;
 use crate::error::Result;
+use crate::kernel::Kind;
 use crate::kernel::transitions::Tuned;
 use crate::metric::Metric;
 
@@ -48,6 +49,18 @@ impl ChainReport {
         let handover = member.and_then(Member::handover);
         let mut fits = member.and_then(Member::group).map(|group| group.counts()).unwrap_or_default();
         fits.rejected += chain.refused_metrics();
+        if let Some(walker) = chain.adaptation().walker() {
+            return Ok(ChainReport {
+                tune: chain.tune(),
+                gradients: chain.warmup_gradients(),
+                metric: block.metric(index)?,
+                lagging: walker.is_lagging(),
+                shares: true,
+                choice: Some(Choice { kernel: Kind::Ghmc, why: Why::Asked }),
+                tuned: chain.tuned(),
+                ..Self::default()
+            });
+        }
         Ok(ChainReport {
             tune: chain.tune(),
             gradients: chain.warmup_gradients(),

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nutpie_core::device::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step,
-    Turn,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
+    Span, Step, Turn,
 };
 use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;
@@ -120,6 +120,19 @@ impl Device for Naive {
             fill_normal(op.key, op.purpose, &mut z);
             *kinetic = 0.5 * dot(&z, &z);
             self.set(s.p, op.row, self.times(metrics, op.metric, [-1.0, -0.5, 0.0], &z));
+        }
+        Ok(())
+    }
+
+    fn renew(&mut self, s: &Phase, metrics: &Metrics, ops: &[Renewal], kinetic: &mut [f64]) -> Result<()> {
+        for (op, kinetic) in ops.iter().zip(kinetic) {
+            let old = self.get(s.p, op.fresh.row);
+            self.refresh(s, metrics, &[op.fresh], &mut [0.0])?;
+            let fresh = self.get(s.p, op.fresh.row);
+            let share = (1.0 - op.keep * op.keep).sqrt();
+            let p = combine(old.len(), |i| op.keep * old[i] + share * fresh[i]);
+            *kinetic = 0.5 * dot(&p, &self.velocity(metrics, op.fresh.metric, &p));
+            self.set(s.p, op.fresh.row, p);
         }
         Ok(())
     }

@@ -152,6 +152,7 @@ impl Kernel {
                 metric_changes: 0,
                 x: x.clone(),
                 g,
+                p: Vec::new(),
                 logp,
                 kernel: *kernel,
                 metric: self.metric.clone(),

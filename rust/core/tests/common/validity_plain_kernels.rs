@@ -1,5 +1,5 @@
-//! Transitions written plainly, under a diagonal metric of one and with parts that can be broken.
-#![allow(clippy::expect_used)]
+//! Transitions written plainly, under a diagonal metric of one and with parts that can be broken. No test uses all of them.
+#![allow(clippy::expect_used, dead_code)]
 
 use nutpie_core::density::HostDensity;
 use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
@@ -79,6 +79,23 @@ impl<D: HostDensity> Plain<D> {
         points[chosen.unwrap_or(0)].x.clone()
     }
 
+    /// A transition with a persistent momentum.
+    pub fn ghmc(&mut self, state: &mut Persistent, h: f64, length: f64, rule: Slicing) {
+        let (mut start, _) = self.begin(&state.x);
+        let keep = (-h / length).exp();
+        let share = (1.0 - keep * keep).sqrt();
+        start.p.iter_mut().zip(&state.p).for_each(|(p, old)| *p = keep * old + share * *p);
+        state.u = (state.u + 1.0 + 0.5 * (1.0 - keep * keep)) % 2.0 - 1.0;
+        let end = self.leapfrog(&start, h);
+        let error = rule.factor * (end.energy() - start.energy());
+        if state.u.abs() <= (-error).exp() {
+            (state.x, state.p) = (end.x, end.p);
+            state.u *= if rule.follows { error.exp() } else { 1.0 };
+        } else {
+            state.p = start.p.iter().map(|p| if rule.turns { -p } else { *p }).collect();
+        }
+    }
+
     /// The step of WALNUTS from a point: the fewest halvings that keep the energy within the range, and the end.
     fn adaptive(&mut self, from: &Point, h: f64, range: f64) -> Option<(u32, Point)> {
         (0..12).find_map(|halvings| {
@@ -99,6 +116,22 @@ impl<D: HostDensity> Plain<D> {
         let accept = (start.energy() - end.energy()).exp();
         if (checked && back != Some(there)) || random.uniform() >= accept { start.x } else { end.x }
     }
+}
+
+/// The state of a chain whose momentum persists.
+pub struct Persistent {
+    pub x: Vec<f64>,
+    pub p: Vec<f64>,
+    pub u: f64,
+}
+
+/// How a step is accepted: with which multiple of the energy error, whether momenta turn round if it is not, and whether u
+/// keeps the level of the slice if it is.
+#[derive(Clone, Copy)]
+pub struct Slicing {
+    pub factor: f64,
+    pub turns: bool,
+    pub follows: bool,
 }
 
 /// How a trajectory gives the next point.
