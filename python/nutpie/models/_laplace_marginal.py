@@ -1,0 +1,466 @@
+"""The density of hyper-parameters with the latent variables integrated out by Laplace's method, and its gradient.
+
+With L(theta, phi) the log joint density, theta* its mode in theta for given phi, H = -d^2 L / dtheta^2 there and n latent
+variables, the log marginal density is L(theta*, phi) - 1/2 log det H + n/2 log 2 pi. Its gradient needs no derivative of the
+search (implicit function theorem; Kristensen and others 2016, Margossian and others 2020). With W = H^-1 held fixed,
+S = sum of W_ij H_ij, u = dS / dtheta and v = H^-1 u, it is
+
+    d/dphi (L - S / 2 - v' dL/dtheta / 2)
+
+at theta*, where v is held fixed, too. Only those entries of W count where H has some.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nutpie.models._jax_batch import precision
+from nutpie.models._laplace_algebra import Algebra, algebra_for
+from nutpie.models._laplace_newton import DONE, INDEFINITE, NOT_FINITE, STUCK, State, find_modes
+from nutpie.models._laplace_pattern import Kind, Pattern, find_entries, make_pattern, union
+
+__all__ = ["InnerProblemError", "LaplaceMarginal"]
+
+#: Relative difference of a product with the Hessian from that with its pattern, above which the pattern is wrong.
+MISMATCH = 1e-7
+
+#: How many times a pattern may turn out to be wrong.
+MOST_REPAIRS = 8
+
+#: Numbers in an array of products above which they are computed some at a time.
+MOST_NUMBERS = 1 << 22
+
+#: Most points in a call.
+MOST_ROWS = 64
+
+#: Points at which the pattern is looked for, and how far they are from the given one.
+LOOKS, SPREAD = 3, 0.5
+
+REASONS = {
+    STUCK: "Laplace: the search for the mode of the latent variables did not converge",
+    INDEFINITE: "Laplace: the latent variables have no maximum there, the Hessian is not negative definite",
+    NOT_FINITE: "Laplace: the log density, its gradient or its Hessian is not finite where the search begins",
+}
+
+
+class InnerProblemError(ValueError):
+    """The latent variables have no mode at the given point."""
+
+
+class _Marginals(NamedTuple):
+    logp: Any
+    gradient: Any
+    state: State
+    mismatch: Any
+
+
+class _Functions:
+    """Functions of latent variables and hyper-parameters, by JAX, of one point each.
+
+    Parameters
+    ----------
+    logp
+        The log joint density of flat arrays theta and phi.
+    pattern
+        Of its Hessian by theta.
+    probe
+        Vector that products with the Hessian are checked with.
+    """
+
+    def __init__(self, logp: Callable[[Any, Any], Any], pattern: Pattern, probe: np.ndarray) -> None:
+        self.logp = logp
+        self._pattern = pattern
+        self._probe = probe
+        # A dense Hessian has as many vectors as rows: not worth keeping.
+        self._vectors = None if pattern.kind == "dense" else pattern.vectors()
+
+    def _linear(self, theta: Any, phi: Any) -> tuple[Any, Any, Callable[[Any], Any]]:
+        import jax
+
+        (value, gradient), push = jax.linearize(lambda t: jax.value_and_grad(self.logp)(t, phi), theta)
+        return value, gradient, lambda vector: -push(vector)[1]
+
+    def _products(self, multiply: Callable[[Any], Any]) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        vectors = jnp.eye(self._pattern.size) if self._vectors is None else jnp.asarray(self._vectors)
+        if vectors.size <= MOST_NUMBERS:
+            return jax.vmap(multiply)(vectors)
+        return jax.lax.map(multiply, vectors, batch_size=max(1, MOST_NUMBERS // self._pattern.size))
+
+    def evaluate(self, theta: Any, phi: Any) -> tuple[Any, Any, Any]:
+        """Log density, gradient by theta, entries of the negative Hessian."""
+        value, gradient, multiply = self._linear(theta, phi)
+        products = self._products(multiply)
+        if self._pattern.kind == "diagonal":
+            return value, gradient, products[0]
+        return value, gradient, products[self._pattern.read_colors, self._pattern.read_rows]
+
+    def spread(self, inverse: Any) -> Any:
+        """Weights of products whose sum is S, from entries of the inverse."""
+        import jax.numpy as jnp
+
+        pattern = self._pattern
+        if pattern.kind == "diagonal":
+            return inverse[None]
+        weights = jnp.zeros((pattern.n_colors, pattern.size))
+        twice = np.where(pattern.rows == pattern.cols, 1.0, 2.0)
+        return weights.at[pattern.read_colors, pattern.read_rows].set(twice * inverse, unique_indices=True)
+
+    def pull(self, theta: Any, phi: Any, inverse: Any) -> tuple[Any, Any]:
+        """Gradients of S by theta and phi."""
+        import jax
+        import jax.numpy as jnp
+
+        weights = self.spread(inverse)
+
+        def total(theta: Any, phi: Any) -> Any:
+            return jnp.sum(weights * self._products(self._linear(theta, phi)[2]))
+
+        return jax.grad(total, argnums=(0, 1))(theta, phi)  # type: ignore[no-any-return]
+
+    def outer(self, theta: Any, phi: Any, by_phi: Any, v: Any) -> Any:
+        """Gradient of the marginal density, from that of S by phi and from v."""
+        import jax
+        import jax.numpy as jnp
+
+        def total(phi: Any) -> Any:
+            value, gradient = jax.value_and_grad(self.logp)(theta, phi)
+            return value - 0.5 * jnp.vdot(v, gradient)
+
+        return jax.grad(total)(phi) - 0.5 * by_phi
+
+    def probed(self, theta: Any, phi: Any) -> Any:
+        """Product of the negative Hessian with the probe."""
+        return self._linear(theta, phi)[2](self._probe)
+
+    def start(self, phi: Any, reference: Any) -> Any:
+        """Where the search begins: a function of phi alone.
+
+        The mode at a reference point, moved along its tangent if the density is higher there.
+        """
+        import jax.numpy as jnp
+
+        at, mode, slopes = reference
+        moved = mode + (phi - at) @ slopes
+        there, here = self.logp(moved, phi), self.logp(mode, phi)
+        return jnp.where((there > here) | ~jnp.isfinite(here), moved, mode)
+
+
+class _Compiled:
+    """All functions of a pattern, of many points at once.
+
+    What is an array of JAX inside of one compiled function where the algebra is one of JAX, is a NumPy array between
+    several compiled functions otherwise.
+    """
+
+    def __init__(
+        self, functions: _Functions, algebra: Algebra, n_colors: int, size: int, probe: np.ndarray, most: int
+    ) -> None:
+        import jax
+
+        self._functions = functions
+        self._algebra = algebra
+        self._probe = probe
+        self._most_iterations = most
+        self._size = size
+        self.most_rows = max(1, min(MOST_ROWS, MOST_NUMBERS // (size * n_colors + 1)))
+        if algebra.compiled:
+            self.marginals = jax.jit(self._marginals)
+            self.modes = jax.jit(self._modes)
+            self.draw = jax.jit(self._draw)
+        else:
+            self.marginals, self.modes, self.draw = self._marginals, self._modes, self._draw
+        self._pieces: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def _xp(self) -> Any:
+        if not self._algebra.compiled:
+            return np
+        import jax.numpy as jnp
+
+        return jnp
+
+    def _piece(self, name: str, in_axes: Any = 0) -> Callable[..., Any]:
+        """One of the functions, of many points."""
+        if name not in self._pieces:
+            import jax
+
+            function = jax.vmap(getattr(self._functions, name), in_axes=in_axes)
+            if not self._algebra.compiled:
+                jitted = jax.jit(function)
+
+                def function(*arguments: Any) -> Any:
+                    return jax.tree_util.tree_map(np.asarray, jitted(*arguments))
+
+            self._pieces[name] = function
+        return self._pieces[name]
+
+    def _search(self, theta: Any, phi: Any) -> State:
+        return find_modes(self._xp, self._piece("evaluate"), self._algebra, theta, phi, self._most_iterations)
+
+    def _modes(self, theta: Any, phi: Any) -> tuple[State, Any]:
+        """Search from given starts; and how far the pattern is from the truth where it ended."""
+        state = self._search(theta, phi)
+        return state, self._mismatch(state, phi)
+
+    def _mismatch(self, state: State, phi: Any) -> Any:
+        xp = self._xp
+        truth = self._piece("probed")(state.theta, phi)
+        error = xp.abs(truth - self._algebra.multiply(state.entries, self._probe))
+        return xp.max(error, axis=1) / xp.max(xp.abs(truth), axis=1)
+
+    def _marginals(self, phi: Any, reference: Any) -> _Marginals:
+        xp, algebra = self._xp, self._algebra
+        state = self._search(self._piece("start", (0, None))(phi, reference), phi)
+        u, by_phi = self._piece("pull")(state.theta, phi, algebra.inverse(state.factor))
+        gradient = self._piece("outer")(state.theta, phi, by_phi, algebra.solve(state.factor, u))
+        log_det = algebra.log_det(state.factor)
+        logp = state.logp - 0.5 * log_det + 0.5 * self._size * np.log(2 * np.pi)
+        done = state.status == DONE
+        return _Marginals(
+            xp.where(done, logp, np.nan),
+            xp.where(done[:, None], gradient, np.nan),
+            state,
+            self._mismatch(state, phi),
+        )
+
+    def _draw(self, phi: Any, noise: Any, reference: Any) -> tuple[Any, Any, State, Any]:
+        """Draw latent variables; and the logarithm of the true over the approximate density, up to a function of phi."""
+        xp = self._xp
+        state = self._search(self._piece("start", (0, None))(phi, reference), phi)
+        theta = state.theta + self._algebra.color(state.factor, noise)
+        ratio = self._piece("logp")(theta, phi) - state.logp + 0.5 * xp.sum(noise**2, axis=1)
+        done = state.status == DONE
+        theta = xp.where(done[:, None], theta, np.nan)
+        return theta, xp.where(done, ratio, np.nan), state, self._mismatch(state, phi)
+
+    def tangent(self, state: State, phi: Any) -> np.ndarray:
+        """Derivatives (d, n) of the mode by phi, at the one point of a state."""
+        import jax
+
+        theta, d = np.asarray(state.theta)[0], phi.shape[1]
+
+        def mixed(theta: Any, phi: Any, direction: Any) -> Any:
+            gradient = jax.grad(self._functions.logp)
+            return jax.jvp(lambda p: gradient(theta, p), (phi,), (direction,))[1]
+
+        mixed = jax.jit(mixed)
+        slopes = [mixed(theta, phi[0], np.eye(d)[i]) for i in range(d)]
+        return np.stack([np.asarray(self._algebra.solve(state.factor, np.asarray(s)[None]))[0] for s in slopes])
+
+
+class LaplaceMarginal:
+    """The marginal density of hyper-parameters.
+
+    Parameters
+    ----------
+    logp
+        The log joint density, a function of JAX of flat arrays theta and phi.
+    theta, phi
+        Where a mode of theta is searched, and for which phi: the reference point.
+    kind
+        Structure of the Hessian; found by default.
+    max_iterations
+        Evaluations of a search for a mode.
+
+    Raises
+    ------
+    InnerProblemError
+        If there is no mode.
+    ValueError
+        If the Hessian has no structure and is too large, or not that of ``kind``.
+    """
+
+    def __init__(
+        self,
+        logp: Callable[[Any, Any], Any],
+        theta: np.ndarray,
+        phi: np.ndarray,
+        *,
+        kind: Kind | None = None,
+        max_iterations: int = 100,
+    ) -> None:
+        self.size, self.n_dim = len(theta), len(phi)
+        self._logp = logp
+        self._kind = kind
+        self._max_iterations = max_iterations
+        self._lock = threading.RLock()
+        self._rng = np.random.default_rng(20201)
+        self._probe = self._rng.normal(size=self.size)
+        self._repairs = 0
+        self.failures: Counter[int] = Counter()
+        self.points = self.evaluations = 0
+        with precision("float64"):
+            self._multiply = self._compile_product()
+            self._entries = self._look_around(theta, phi)
+            self._build()
+            self._reference = self._find_reference(theta, phi)
+
+    # ------------------------------------------------------------------------------------------------- the pattern
+
+    def _compile_product(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        import jax
+
+        gradient = jax.grad(self._logp)
+
+        def product(theta: Any, phi: Any, vectors: Any) -> Any:
+            return jax.vmap(jax.linearize(lambda t: gradient(t, phi), theta)[1])(vectors)
+
+        compiled = jax.jit(product)
+        rows = max(1, min(32, MOST_NUMBERS // max(self.size, 1)))
+
+        def multiply(theta: np.ndarray, phi: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+            found = np.empty((len(vectors), self.size))
+            for first in range(0, len(vectors), rows):
+                part = vectors[first : first + rows]
+                padded = np.zeros((rows, self.size))
+                padded[: len(part)] = part
+                found[first : first + len(part)] = np.asarray(compiled(theta, phi, padded))[: len(part)]
+            return found
+
+        return multiply
+
+    def _look_around(self, theta: np.ndarray, phi: np.ndarray) -> Any | None:
+        """Find the entries of the Hessian at the given point and near it; None if there are too many."""
+        if self._kind == "dense":
+            return None
+        found = []
+        for look in range(LOOKS):
+            away = SPREAD * float(look > 0)
+            at = theta + away * self._rng.normal(size=self.size), phi + away * self._rng.normal(size=self.n_dim)
+            if not np.isfinite(self._multiply(*at, self._probe[None])).all():
+                continue
+            entries = find_entries(lambda vectors, at=at: self._multiply(*at, vectors), self.size, self._rng)  # type: ignore[misc]
+            if entries is None:
+                return None
+            found.append(entries)
+        if not found:
+            raise InnerProblemError(
+                "the Hessian of the log density by the latent variables is not finite at the initial point or near it: "
+                "give another one"
+            )
+        return union(found)
+
+    def _build(self) -> None:
+        self.pattern = make_pattern(self._entries, self.size, self._kind)
+        self._compiled = _Compiled(
+            _Functions(self._logp, self.pattern, self._probe),
+            algebra_for(self.pattern),
+            self.pattern.n_colors,
+            self.size,
+            self._probe,
+            self._max_iterations,
+        )
+
+    def _repair(self, theta: np.ndarray, phi: np.ndarray) -> None:
+        """Add the entries that the Hessian has at a point where the pattern lacks some."""
+        self._repairs += 1
+        self._kind = None
+        entries = find_entries(lambda vectors: self._multiply(theta, phi, vectors), self.size, self._rng)
+        if entries is None or self._entries is None or self._repairs > MOST_REPAIRS:
+            self._entries = None
+        else:
+            self._entries = union([self._entries, entries])
+        self._build()
+
+    def _repaired(self, mismatch: Any, state: State, phi: np.ndarray) -> bool:
+        """Whether the pattern was found to be wrong, and was mended."""
+        wrong = np.flatnonzero(np.asarray(mismatch) > MISMATCH)
+        if not len(wrong) or self.pattern.kind == "dense":
+            return False
+        self._repair(np.asarray(state.theta)[wrong[0]], phi[wrong[0]])
+        return True
+
+    # -------------------------------------------------------------------------------------------------- evaluation
+
+    def _find_reference(self, theta: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        while True:
+            state, mismatch = self._compiled.modes(theta[None], phi[None])
+            if not self._repaired(mismatch, state, phi[None]):
+                break
+        status = int(np.asarray(state.status)[0])
+        if status != DONE:
+            reason = REASONS[status].removeprefix("Laplace: ")
+            raise InnerProblemError(f"no Laplace approximation at the initial point: {reason}")
+        return phi, np.asarray(state.theta)[0], self._compiled.tangent(state, phi[None])
+
+    def __call__(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities (k,) and gradients (k, d) at points (k, d); NaN where the search failed."""
+        with self._lock, precision("float64"):
+            found = [self._marginals(part) for part in self._parts(phi)]
+            return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+    def _parts(self, *arrays: np.ndarray) -> Any:
+        rows = self._compiled.most_rows
+        pieces = ([a[first : first + rows] for a in arrays] for first in range(0, len(arrays[0]), rows))
+        return (p[0] for p in pieces) if len(arrays) == 1 else pieces
+
+    def _marginals(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        padded = _padded(phi)
+        while True:
+            found = self._compiled.marginals(padded, self._reference)
+            if not self._repaired(found.mismatch, found.state, padded):
+                break
+        self._count(found.state, len(phi))
+        return np.asarray(found.logp)[: len(phi)], np.asarray(found.gradient)[: len(phi)]
+
+    def _count(self, state: State, rows: int) -> None:
+        self.points += rows
+        self.evaluations += int(np.asarray(state.iterations)[:rows].sum())
+        status = np.asarray(state.status)[:rows]
+        self.failures.update(status[status != DONE].tolist())
+
+    def draw(self, phi: np.ndarray, noise: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Draw latent variables for each row of hyper-parameters.
+
+        Parameters
+        ----------
+        phi
+            Of shape (k, d).
+        noise
+            Standard normal numbers of shape (n,) for a row.
+
+        Returns
+        -------
+        theta
+            Of shape (k, n); NaN where the search failed.
+        log_ratio
+            Of shape (k,): L(theta, phi) - L(theta*, phi) + (theta - theta*)' H (theta - theta*) / 2, the logarithm of
+            true over approximate joint density up to a constant.
+        """
+        theta, ratio = np.empty((len(phi), self.size)), np.empty(len(phi))
+        with self._lock, precision("float64"):
+            first = 0
+            while first < len(phi):
+                part = phi[first : first + self._compiled.most_rows]
+                padded = _padded(part)
+                normal = np.zeros((len(padded), self.size))
+                for row in range(len(part)):
+                    normal[row] = noise(first + row)
+                while True:
+                    values, ratios, state, mismatch = self._compiled.draw(padded, normal, self._reference)
+                    if not self._repaired(mismatch, state, padded):
+                        break
+                theta[first : first + len(part)] = np.asarray(values)[: len(part)]
+                ratio[first : first + len(part)] = np.asarray(ratios)[: len(part)]
+                first += len(part)
+        return theta, ratio
+
+    def messages(self) -> Sequence[tuple[str, int]]:
+        """Why searches failed, and how many times each."""
+        with self._lock:
+            return [(REASONS[status], count) for status, count in sorted(self.failures.items())]
+
+
+def _padded(phi: np.ndarray) -> np.ndarray:
+    """Repeat the first row, up to a number of rows of which there are few, so that little is compiled."""
+    width = 1 << (len(phi) - 1).bit_length()
+    missing = width - len(phi)
+    return np.concatenate([phi, np.repeat(phi[:1], missing, axis=0)]) if missing else phi
