@@ -1,6 +1,7 @@
 """The extension module, `rust/python/src`."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,7 @@ class SparseFactors:
 
 def sample(
     control: Control,
-    address: int,
-    user_data: int,
+    density: Any,
     starts: NDArray[np.float64],
     options: dict[str, bool | int | float],
     *,
@@ -81,6 +81,7 @@ def sample(
     draws: int,
     keep: dict[str, int | bool],
     cores: int,
+    per_block: int,
     metrics: list[tuple[NDArray[np.float64], ...] | None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any], BaseException | None]: ...
 def evaluate(address: int, user_data: int, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]: ...
@@ -88,6 +89,16 @@ def benchmark_logp(
     address: int, user_data: int, x: NDArray[np.float64], num_evals: int, cores: int
 ) -> list[tuple[float, ...]]: ...
 def star_coloring(starts: NDArray[np.int64], neighbors: NDArray[np.int64]) -> NDArray[np.int64]: ...
+def evaluate_batch(
+    function: Callable[[NDArray[np.float64]], Any], width: int | None, x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def benchmark_batch(
+    function: Callable[[NDArray[np.float64]], Any],
+    width: int | None,
+    x: NDArray[np.float64],
+    num_evals: int,
+    cores: int,
+) -> list[tuple[float, ...]]: ...
 def adaptations() -> list[tuple[str, int, str]]: ...
 def samplers() -> list[tuple[str, str, list[str]]]: ...
 def settings() -> list[tuple[str, bool | int | float, float, float, str]]: ...

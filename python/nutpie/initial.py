@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nutpie import _lib
 from nutpie._arguments import whole_number
 
 if TYPE_CHECKING:
-    from nutpie.models.base import CompiledModel, Density
+    from nutpie.models.base import BatchDensity, CompiledModel, Density
 
 __all__ = ["starting_points"]
 
@@ -27,7 +26,7 @@ Proposal = Callable[[int], np.ndarray]
 
 
 def starting_points(
-    model: CompiledModel, density: Density, init: Any, seed: int, chains: int, candidates: int = 1
+    model: CompiledModel, density: Density | BatchDensity, init: Any, seed: int, chains: int, candidates: int = 1
 ) -> np.ndarray:
     """Choose a start for each chain.
 
@@ -75,7 +74,7 @@ def starting_points(
 
 
 def _choose(
-    model: CompiledModel, density: Density, propose: Proposal, chain: int, candidates: int
+    model: CompiledModel, density: Density | BatchDensity, propose: Proposal, chain: int, candidates: int
 ) -> tuple[np.ndarray, int]:
     """Take the best of the candidates, or the first usable start after them, and count the starts that were looked at.
 
@@ -92,7 +91,7 @@ def _choose(
         if previous is not None and np.array_equal(previous, point, equal_nan=True):
             break
         tried += 1
-        logp, gradient = _lib.evaluate(density.address, density.user_data, point)
+        logp, gradient = density.evaluate(point)
         usable = np.isfinite(logp) and np.isfinite(gradient).all()
         if usable and (best is None or logp > best_logp):
             best, best_logp = point, logp

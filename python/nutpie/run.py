@@ -21,7 +21,7 @@ from nutpie.progress import ChainProgress, Watcher
 
 if TYPE_CHECKING:
     from nutpie.metric import Metric
-    from nutpie.models.base import CompiledModel, Density, PointwiseDensity
+    from nutpie.models.base import BatchDensity, CompiledModel, Density, PointwiseDensity
     from nutpie.plan import Plan
 
 __all__ = ["SamplingRun"]
@@ -36,7 +36,9 @@ class _Job:
     It does not know the handle, so that a handle which nobody holds any more can end its run.
     """
 
-    def __init__(self, density: Density, starts: np.ndarray, plan: Plan, metrics: Sequence[Metric | None]) -> None:
+    def __init__(
+        self, density: Density | BatchDensity, starts: np.ndarray, plan: Plan, metrics: Sequence[Metric | None]
+    ) -> None:
         self.control = _lib.Control(plan.chains)
         self.done = threading.Event()
         self.watched = threading.Event()
@@ -54,11 +56,11 @@ class _Job:
     def work(self) -> None:
         plan = self.plan
         try:
-            with _blas_threads.shared(plan.cores, plan.chains):
+            threads, per_block = self._density.grouping(plan.chains, plan.cores)
+            with _blas_threads.shared(plan.cores, threads):
                 self.chains, self.shared, self.error = _lib.sample(
                     self.control,
-                    self._density.address,
-                    self._density.user_data,
+                    self._density,
                     self._starts,
                     dict(plan.settings),
                     sampler=plan.sampler,
@@ -68,7 +70,8 @@ class _Job:
                     extend=plan.extend,
                     draws=plan.draws,
                     keep=dict(plan.keep),
-                    cores=plan.cores,
+                    cores=threads,
+                    per_block=per_block,
                     metrics=[None if metric is None else metric.core for metric in self._metrics],
                 )
         except BaseException as error:
@@ -139,7 +142,7 @@ class SamplingRun:
     def __init__(
         self,
         model: CompiledModel,
-        density: Density,
+        density: Density | BatchDensity,
         starts: np.ndarray,
         plan: Plan,
         metrics: Sequence[Metric | None],
@@ -362,9 +365,8 @@ class _BlasThreads:
         self._limit = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def shared(self, cores: int, chains: int) -> Iterator[None]:
-        """Share the cores among the chains that run at once, where the model calls a BLAS with threads of its own."""
-        at_once = min(cores, chains)
+    def shared(self, cores: int, at_once: int) -> Iterator[None]:
+        """Share the cores among the threads of a run, where the model calls a BLAS with threads of its own."""
         if at_once == 1:
             yield
             return

@@ -9,7 +9,8 @@ import numpy as np
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.traversal import ancestors
 
-from nutpie.models._pymc_graph import Block, compile_python, split_point, stored_variables, value_variables
+from nutpie.models._layout import Block, split_point
+from nutpie.models._pymc_graph import compile_python, stored_variables, value_variables
 
 __all__ = ["FactorReport"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,12 @@ from pytensor.graph.traversal import applys_between, graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import DenseTensorType
 
+from nutpie.models._layout import Block, layout_of, split_point
 from nutpie.models._pymc_indices import IndexChecks, guard_indices
 from nutpie.models._pymc_numpy_ops import interpreted_mode
 
 __all__ = [
     "REWRITES",
-    "Block",
     "ExpandFunction",
     "as_type_of",
     "compile_python",
@@ -37,7 +36,6 @@ __all__ = [
     "frozen_other_inputs",
     "layout",
     "logp_and_gradient",
-    "split_point",
     "stored_variables",
     "value_variables",
     "without_views",
@@ -57,31 +55,9 @@ REWRITES = ("ShapeOpt", "canonicalize", "stabilize")
 EXPAND_MEMORY = 16 * 2**20
 
 
-@dataclass(frozen=True)
-class Block:
-    """Where a free variable lies in the vector of unconstrained parameters."""
-
-    name: str
-    value_name: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
-
-    def parameter_names(self) -> list[str]:
-        """``x`` for a scalar, ``x_0_1`` for an element of an array."""
-        return ["_".join([self.value_name, *map(str, index)]) for index in np.ndindex(self.shape)]
-
-
 def layout(model: Any, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Block]:
     """Place the free variables one after the other, given the shapes of their unconstrained values."""
-    blocks: list[Block] = []
-    for name, shape in zip(names, shapes, strict=True):
-        value_name = model.rvs_to_values[model[name]].name
-        blocks.append(Block(name, value_name, tuple(shape), blocks[-1].stop if blocks else 0))
-    return blocks
+    return layout_of(names, [model.rvs_to_values[model[name]].name for name in names], shapes)
 
 
 def as_type_of(old: Any, new: Any) -> Any:
@@ -124,11 +100,6 @@ def frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
         if isinstance(variable, SharedVariable) and not isinstance(variable.type, DenseTensorType | RandomType)
     }
     return clone_replace(list(outputs), others) if others else list(outputs)
-
-
-def split_point(point: np.ndarray, blocks: Sequence[Block]) -> list[np.ndarray]:
-    """Cut out the value of each value variable at a point of shape (n_dim,)."""
-    return [point[block.start : block.stop].reshape(block.shape) for block in blocks]
 
 
 def logp_and_gradient(

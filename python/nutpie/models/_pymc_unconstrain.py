@@ -11,16 +11,10 @@ import pytensor.tensor as pt
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors
 
+from nutpie.models._layout import Block, split_point
 from nutpie.models._names import unknown_name
 from nutpie.models._pymc_data import ModelData
-from nutpie.models._pymc_graph import (
-    Block,
-    compile_python,
-    data_inputs,
-    split_point,
-    stored_variables,
-    value_variables,
-)
+from nutpie.models._pymc_graph import compile_python, data_inputs, stored_variables, value_variables
 from nutpie.models._values import value_of_shape
 
 __all__ = ["Unconstrain"]

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["CompiledModel", "Density", "DrawContext", "PointwiseDensity", "Variable"]
+from nutpie import _lib
+
+__all__ = ["BatchDensity", "CompiledModel", "Density", "DrawContext", "PointwiseDensity", "Variable"]
 
 #: Return codes of a density callback; the same numbers as in ``nutpie.h``.
 OK = 0
@@ -46,6 +48,72 @@ class Density:
     user_data: int = 0
     keep_alive: Any = field(default=None, repr=False)
     messages: Callable[[], Sequence[tuple[str, int]]] | None = field(default=None, repr=False)
+
+    def evaluate(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return log density and gradient at a point of shape (n_dim,); NaN where there is a recoverable error."""
+        return _lib.evaluate(self.address, self.user_data, np.ascontiguousarray(point, dtype=np.float64))
+
+    def seconds(self, points: np.ndarray, num_evals: int, cores: int) -> list[tuple[float, ...]]:
+        """Time evaluations at the one row of ``points``, on each of ``cores`` threads at once."""
+        (point,) = points
+        return _lib.benchmark_logp(self.address, self.user_data, point, num_evals, cores)
+
+    def grouping(self, chains: int, cores: int) -> tuple[int, int]:
+        """Return the number of threads to use, and that of chains that share a call."""
+        return min(cores, chains), 1
+
+
+@dataclass(frozen=True)
+class BatchDensity:
+    """A Python function that evaluates many points in one call.
+
+    The chains of a run advance together: one call evaluates the next point of each of them, so that the interpreter is
+    paid once for all. They do not wait for each other's trajectories. Draws are the same as with one chain at a time if
+    the function computes each row by itself.
+
+    Parameters
+    ----------
+    function
+        Takes a C-contiguous float64 array of shape (k, n_dim), which is its own to keep, and returns a pair: log
+        densities of shape (k,) and gradients of shape (k, n_dim), as anything that ``numpy.asarray`` understands. Where
+        a log density is NaN or a gradient is not finite, the step counts as a divergence. An exception ends the run and
+        reaches the user with its traceback; the draws so far are kept. But after an ``ArithmeticError``, a
+        ``numpy.linalg.LinAlgError`` or an exception whose attribute ``is_recoverable`` is true each row is tried alone,
+        and those that raise it again count as divergences.
+    width
+        Number of rows of every call, if it is to be the same always, so that a function that is compiled for a shape is
+        compiled once: missing rows repeat another, and more chains than that are evaluated in several calls. By default
+        a call has as many rows as chains are running.
+    lockstep
+        Whether chains share calls. False runs one chain after the other.
+    releases_gil
+        Whether the function spends most of its time without the lock of the interpreter, so that several threads are
+        faster than one. Then each thread runs an equal share of the chains; otherwise one thread runs all.
+    messages
+        As of `Density`.
+    """
+
+    function: Callable[[np.ndarray], tuple[Any, Any]]
+    width: int | None = None
+    lockstep: bool = True
+    releases_gil: bool = False
+    messages: Callable[[], Sequence[tuple[str, int]]] | None = field(default=None, repr=False)
+
+    def evaluate(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return log density and gradient at a point of shape (n_dim,); NaN where there is a recoverable error."""
+        logp, gradient = _lib.evaluate_batch(
+            self.function, self.width, np.ascontiguousarray(point, dtype=np.float64)[None]
+        )
+        return float(logp[0]), gradient[0]
+
+    def seconds(self, points: np.ndarray, num_evals: int, cores: int) -> list[tuple[float, ...]]:
+        """Time evaluations of all rows of ``points``, on each of ``cores`` threads at once."""
+        return _lib.benchmark_batch(self.function, self.width, points, num_evals, cores)
+
+    def grouping(self, chains: int, cores: int) -> tuple[int, int]:
+        """Return the number of threads to use, and that of chains that share a call."""
+        threads = min(cores, chains) if self.releases_gil else 1
+        return threads, -(-chains // threads) if self.lockstep else 1
 
 
 @dataclass(frozen=True)
@@ -164,8 +232,12 @@ class CompiledModel(ABC):
         return [Variable("unconstrained", (self.n_dim,), np.dtype(np.float64), ("unconstrained_parameter",))]
 
     @abstractmethod
-    def density(self) -> Density:
-        """Return the callback. It must be safe to call from several threads at once."""
+    def density(self) -> Density | BatchDensity:
+        """Return the callback: a C function, or a Python function of many points.
+
+        The former must be safe to call from several threads at once, unless `usable_cores` says otherwise; the latter
+        only if it says that it releases the lock of the interpreter.
+        """
 
     @abstractmethod
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
@@ -291,7 +363,9 @@ class CompiledModel(ABC):
         """Return what the attributes of a result say of the model."""
         return {}
 
-    def benchmark_logp(self, point: np.ndarray | None = None, num_evals: int = 10, cores: int = 1) -> Any:
+    def benchmark_logp(
+        self, point: np.ndarray | None = None, num_evals: int = 10, cores: int = 1, chains: int = 1
+    ) -> Any:
         """Time the log density with its gradient, called from compiled code as the sampler does.
 
         Parameters
@@ -302,21 +376,22 @@ class CompiledModel(ABC):
             Number of timed evaluations.
         cores : int, default 1
             Number of threads that evaluate at the same time.
+        chains : int, default 1
+            Number of points in a call, for models whose density is a Python function of many points.
 
         Returns
         -------
         pandas.DataFrame or dict
-            Columns ``core`` and ``time_us``: microseconds of each evaluation. A dict of arrays if pandas is not
-            installed.
+            Columns ``core`` and ``time_us``: microseconds of each call. A dict of arrays if pandas is not installed.
         """
-        from nutpie._lib import benchmark_logp
-
         at = self.initial_point((0,)) if point is None else np.ascontiguousarray(point, dtype=np.float64)
         if at.shape != (self.n_dim,):
             raise ValueError(f"point has shape {at.shape}, ({self.n_dim},) is needed")
         density = self.density()
-        seconds = benchmark_logp(density.address, density.user_data, at, num_evals, cores)
-        times = 1e6 * np.asarray(seconds, dtype=np.float64).reshape(cores, -1)
+        if chains != 1 and isinstance(density, Density):
+            raise ValueError(f"chains={chains} has no meaning for a density of one point: use cores")
+        points = np.ascontiguousarray(np.broadcast_to(at, (chains, self.n_dim)), dtype=np.float64)
+        times = 1e6 * np.asarray(density.seconds(points, num_evals, cores), dtype=np.float64).reshape(cores, -1)
         table = {"core": np.repeat(np.arange(cores), times.shape[1]), "time_us": times.ravel()}
         try:
             import pandas as pd

@@ -17,9 +17,10 @@ from nutpie.models._names import unknown_name
 from nutpie.models.base import CompiledModel, Density, LogpPrototype, PointwiseDensity, Variable
 
 if TYPE_CHECKING:
+    from nutpie.models._layout import Block
     from nutpie.models._numba_bridge import Callback
     from nutpie.models._pymc_data import ModelData
-    from nutpie.models._pymc_graph import Block, ExpandFunction
+    from nutpie.models._pymc_graph import ExpandFunction
     from nutpie.models._pymc_indices import IndexChecks
     from nutpie.models._pymc_initial import InitialPoints
     from nutpie.models._pymc_terms import TermGroup

@@ -56,6 +56,8 @@ pub struct Finished {
     pub step_size: f64,
     /// Whether it belongs to the warm-up.
     pub tuning: bool,
+    /// Whether it is the last of its chain.
+    pub last: bool,
 }
 
 /// Chains with their device and density.
@@ -183,11 +185,6 @@ impl Block {
         &self.pools
     }
 
-    /// Warm-up draws of the chain that makes the most.
-    pub fn tune(&self) -> u64 {
-        self.chains.iter().map(Chain::tune).max().unwrap_or(0)
-    }
-
     /// The metric of a chain.
     pub fn metric(&self, index: usize) -> Result<Metric> {
         self.dev.metric(&self.arrays.metrics, index)
@@ -304,7 +301,13 @@ impl Block {
             let chain = &mut chains[index];
             let tuning = chain.tuning();
             if let Some(outcome) = chain.absorb(&arrival, &mut **dev, arrays, store)? {
-                finished(Finished { index, outcome, step_size: chain.step_size(), tuning });
+                finished(Finished {
+                    index,
+                    outcome,
+                    step_size: chain.step_size(),
+                    tuning,
+                    last: chain.done(),
+                });
             }
         }
         Ok(())

@@ -31,7 +31,16 @@ fn run_of<'a>(
     cores: usize,
     density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
 ) -> Run<'a> {
-    Run { settings, starts, metrics: &[], keep: Keep::default(), cores, density, on_thread: &|work| work() }
+    Run {
+        settings,
+        starts,
+        metrics: &[],
+        keep: Keep::default(),
+        cores,
+        per_block: 1,
+        density,
+        on_thread: &|work| work(),
+    }
 }
 
 fn execute(settings: &Settings, cores: usize, density: &(dyn Fn() -> Box<dyn Density> + Sync)) -> Output {
@@ -239,6 +248,7 @@ fn dimension_zero_and_no_draws_are_fine() {
         metrics: &[],
         keep: Keep { warmup: false, ..Keep::default() },
         cores: 2,
+        per_block: 1,
         density: &density,
         on_thread: &|work| work(),
     };

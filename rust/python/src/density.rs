@@ -70,7 +70,7 @@ fn classify(code: i64) -> Failure {
 }
 
 /// Arithmetic that has no result at a point says nothing against the model: the step is rejected.
-fn is_recoverable(py: Python<'_>, error: &PyErr) -> bool {
+pub fn is_recoverable(py: Python<'_>, error: &PyErr) -> bool {
     if let Ok(flag) = error.value(py).getattr("is_recoverable") {
         return flag.is_truthy().unwrap_or(false);
     }
@@ -117,19 +117,32 @@ pub fn benchmark_logp<'py>(
 ) -> PyResult<Vec<Bound<'py, PyTuple>>> {
     let x = x.as_slice()?.to_vec();
     let density = PyDensity::new(address, user_data, x.len())?;
-    let one_thread = || -> Result<Vec<f64>, Failure> {
-        let mut density = density;
-        let mut grad = vec![0.0; x.len()];
-        let mut seconds = Vec::with_capacity(num_evals);
-        for _ in 0..num_evals {
-            let start = Instant::now();
-            match density.logp_grad(&x, &mut grad) {
-                Ok(_) | Err(Failure::Recoverable) => seconds.push(start.elapsed().as_secs_f64()),
-                Err(fatal) => return Err(fatal),
-            }
+    seconds_of_calls(py, num_evals, cores, || {
+        let (mut density, x, mut grad) = (density, &x, vec![0.0; x.len()]);
+        move || match density.logp_grad(x, &mut grad) {
+            Ok(_) | Err(Failure::Recoverable) => Ok(()),
+            Err(Failure::Fatal(error)) => Err(to_python(error)),
         }
-        Ok(seconds)
+    })
+}
+
+/// Seconds of each of `num_evals` calls on each of `cores` threads at once. `prepare` makes what a thread calls.
+pub fn seconds_of_calls<'py, F: FnMut() -> PyResult<()>>(
+    py: Python<'py>,
+    num_evals: usize,
+    cores: usize,
+    prepare: impl Fn() -> F + Sync,
+) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+    let one_thread = || -> PyResult<Vec<f64>> {
+        let mut call = prepare();
+        (0..num_evals)
+            .map(|_| {
+                let start = Instant::now();
+                call().map(|()| start.elapsed().as_secs_f64())
+            })
+            .collect()
     };
+    // Attached for its whole life, so that an exception set by the density outlives the call in which it was set.
     let attached = || Python::attach(|py| py.detach(one_thread));
     let results: Vec<_> = py.detach(|| {
         std::thread::scope(|scope| {
@@ -137,14 +150,6 @@ pub fn benchmark_logp<'py>(
             threads.into_iter().map(|t| t.join()).collect()
         })
     });
-    results
-        .into_iter()
-        .map(|result| match result {
-            Ok(Ok(seconds)) => PyTuple::new(py, seconds),
-            Ok(Err(Failure::Fatal(error))) => Err(to_python(error)),
-            Ok(Err(Failure::Recoverable)) | Err(_) => {
-                Err(PyRuntimeError::new_err("a benchmark thread failed"))
-            }
-        })
-        .collect()
+    let failed = |_| PyRuntimeError::new_err("a benchmark thread failed");
+    results.into_iter().map(|result| PyTuple::new(py, result.map_err(failed)??)).collect()
 }

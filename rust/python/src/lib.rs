@@ -1,5 +1,6 @@
 //! The extension module `nutpie._lib`: glue between Python and `nutpie-core`, without any algorithm.
 
+mod batch;
 mod density;
 mod run;
 mod sparse;
@@ -23,6 +24,8 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;
     m.add_function(wrap_pyfunction!(density::benchmark_logp, m)?)?;
     m.add_function(wrap_pyfunction!(sparse::star_coloring, m)?)?;
+    m.add_function(wrap_pyfunction!(batch::evaluate_batch, m)?)?;
+    m.add_function(wrap_pyfunction!(batch::benchmark_batch, m)?)?;
     m.add_function(wrap_pyfunction!(tables::adaptations, m)?)?;
     m.add_function(wrap_pyfunction!(tables::samplers, m)?)?;
     m.add_function(wrap_pyfunction!(tables::settings, m)?)?;

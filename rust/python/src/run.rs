@@ -16,6 +16,7 @@ use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt};
 
+use crate::batch::{BatchDensity, BatchFunction};
 use crate::density::{PyDensity, to_python};
 
 /// Watches and stops a run. It can be used from any thread.
@@ -199,6 +200,34 @@ fn error_to_python(error: Error) -> PyErr {
     }
 }
 
+/// The two ways to evaluate a density.
+enum Entry {
+    /// One point in a call of a C function.
+    Pointwise(PyDensity),
+    /// Many points in a call of a Python function.
+    Batch(Arc<BatchFunction>),
+}
+
+impl Entry {
+    /// From a `Density` or a `BatchDensity` of `nutpie.models.base`.
+    fn new(density: &Bound<'_, PyAny>, dim: usize) -> PyResult<Self> {
+        let get = |name| density.getattr(name);
+        if density.hasattr("address")? {
+            let found = PyDensity::new(get("address")?.extract()?, get("user_data")?.extract()?, dim)?;
+            return Ok(Entry::Pointwise(found));
+        }
+        let found = BatchFunction::new(get("function")?.unbind(), get("width")?.extract()?, dim)?;
+        Ok(Entry::Batch(Arc::new(found)))
+    }
+
+    fn density(&self) -> Box<dyn Density> {
+        match self {
+            Entry::Pointwise(density) => Box::new(OnHost::new(*density)),
+            Entry::Batch(function) => Box::new(BatchDensity(function.clone())),
+        }
+    }
+}
+
 /// What a run leaves behind.
 type Sampled<'py> = (Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>);
 
@@ -206,14 +235,13 @@ type Sampled<'py> = (Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>)
 /// one did.
 #[pyfunction]
 #[pyo3(signature = (
-    control, address, user_data, starts, options, *, sampler, adaptation, seed, tune, extend, draws, keep, cores, metrics
+    control, density, starts, options, *, sampler, adaptation, seed, tune, extend, draws, keep, cores, per_block, metrics
 ))]
 #[allow(clippy::too_many_arguments)]
 pub fn sample<'py>(
     py: Python<'py>,
     control: &Control,
-    address: usize,
-    user_data: usize,
+    density: &Bound<'py, PyAny>,
     starts: PyReadonlyArray2<'py, f64>,
     options: &Bound<'py, PyDict>,
     sampler: &str,
@@ -224,6 +252,7 @@ pub fn sample<'py>(
     draws: u64,
     keep: &Bound<'py, PyDict>,
     cores: usize,
+    per_block: usize,
     metrics: Vec<Option<Matrix<'py>>>,
 ) -> PyResult<Sampled<'py>> {
     let mut settings = Settings { seed, tune, draws, ..settings_from(sampler, adaptation, options)? };
@@ -234,7 +263,7 @@ pub fn sample<'py>(
         return Err(PyValueError::new_err("the control is for another number of chains"));
     }
     let dim = starts.first().map_or(0, Vec::len);
-    let density = PyDensity::new(address, user_data, dim)?;
+    let entry = Entry::new(density, dim)?;
     let metrics: Vec<Option<Arc<Metric>>> = metrics
         .iter()
         .map(|matrix| matrix.as_ref().map(|matrix| metric_from(matrix, dim)).transpose())
@@ -247,7 +276,8 @@ pub fn sample<'py>(
             metrics: &metrics,
             keep,
             cores,
-            density: &|| Box::new(OnHost::new(density)) as Box<dyn Density>,
+            per_block,
+            density: &|| entry.density(),
             // A thread state for the whole life of the thread, so that an exception set by the density outlives the call
             // in which it was set.
             on_thread: &|work| Python::attach(|py| py.detach(work)),

@@ -1,31 +1,32 @@
-//! Worker threads and the chains that they run, which meet where a pooled warm-up wants them to.
+//! Worker threads and the blocks of chains that they run, which meet where a pooled warm-up wants them to.
 //!
-//! A chain is run by one thread at a time, from one meeting to the next; after the warm-up, to its end. The thread that
-//! brings the last chain holds the meeting. Draws do not depend on which thread runs what.
+//! A block is run by one thread at a time, from one meeting to the next; after the warm-up, to its end. The thread that
+//! brings the last block holds the meeting. Draws depend neither on which thread runs what nor on the size of the blocks.
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::report::ChainReport;
-use super::{Control, Run};
+use super::{Control, Progress, Run};
 use crate::adapt::member::Member;
 use crate::adapt::pool::Pool;
 use crate::block::{Block, Pooling, Start};
-use crate::chain::N_STATISTICS;
+use crate::chain::{Chain, N_STATISTICS};
 use crate::device::Cpu;
 use crate::error::{Error, Result};
 use crate::trace::{ChainTrace, MemoryStore};
 
-/// A chain, and what belongs to it.
+/// Chains that advance together, and what belongs to them.
 pub(super) struct Task {
-    chain: usize,
+    chains: Range<usize>,
     running: Option<Running>,
-    /// The thread that ran it last, whose cache may still hold it.
+    /// The thread that ran them last, whose cache may still hold them.
     thread: usize,
 }
 
 struct Running {
     block: Block,
-    store: Arc<Mutex<MemoryStore>>,
+    stores: Vec<Arc<Mutex<MemoryStore>>>,
 }
 
 /// What a chain leaves behind.
@@ -37,24 +38,24 @@ pub(super) struct Finished {
     pub error: Option<Error>,
 }
 
-/// Why a thread lets go of a chain.
+/// Why a thread lets go of a block.
 enum Parted {
     /// It waits for the others.
     Waiting(Box<Task>),
     /// It is over.
-    Over(usize, Box<Finished>),
+    Over(Range<usize>, Vec<Finished>),
 }
 
 struct State {
     ready: Vec<Task>,
     waiting: Vec<Task>,
-    /// Chains that are not over.
+    /// Blocks that are not over.
     left: usize,
     pool: Pool,
     finished: Vec<Finished>,
 }
 
-/// Sends all threads home when one of them panics, since its chain will never come to a meeting.
+/// Sends all threads home when one of them panics, since its chains will never come to a meeting.
 struct Alarm<'a>(&'a Crew<'a>);
 
 impl Drop for Alarm<'_> {
@@ -78,13 +79,19 @@ pub(super) struct Crew<'a> {
 impl<'a> Crew<'a> {
     pub fn new(run: &'a Run<'a>, control: &'a Control) -> Self {
         let chains = run.starts.len();
-        let ready = (0..chains).rev().map(|chain| Task { chain, running: None, thread: chain }).collect();
+        let size = run.per_block.max(1);
+        let task = |thread| {
+            let first = thread * size;
+            Task { chains: first..chains.min(first + size), running: None, thread }
+        };
+        let ready: Vec<Task> = (0..chains.div_ceil(size)).rev().map(task).collect();
         let finished = (0..chains).map(|_| Finished::default()).collect();
-        let state = State { ready, waiting: Vec::new(), left: chains, pool: Pool::default(), finished };
+        let left = ready.len();
+        let state = State { ready, waiting: Vec::new(), left, pool: Pool::default(), finished };
         Crew { run, control, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Run chains until there are none left.
+    /// Run blocks until there are none left.
     pub fn work(&self, thread: usize) {
         let _alarm = Alarm(self);
         while let Some(task) = self.next(thread) {
@@ -92,11 +99,13 @@ impl<'a> Crew<'a> {
             let mut state = self.lock();
             match parted {
                 Parted::Waiting(task) => state.waiting.push(*task),
-                Parted::Over(chain, finished) => {
-                    if finished.error.is_some() {
+                Parted::Over(chains, finished) => {
+                    if finished.iter().any(|chain| chain.error.is_some()) {
                         self.control.stop();
                     }
-                    state.finished[chain] = *finished;
+                    for (place, chain) in state.finished[chains].iter_mut().zip(finished) {
+                        *place = chain;
+                    }
                     state.left = state.left.saturating_sub(1);
                 }
             }
@@ -117,7 +126,7 @@ impl<'a> Crew<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A chain to run; None when there will be none.
+    /// A block to run; None when there will be none.
     fn next(&self, thread: usize) -> Option<Task> {
         let mut state = self.lock();
         loop {
@@ -135,7 +144,7 @@ impl<'a> Crew<'a> {
     /// Let the waiting chains meet and go on.
     fn meet(&self, state: &mut State) {
         let State { ready, waiting, pool, .. } = state;
-        waiting.sort_by_key(|task| task.chain);
+        waiting.sort_by_key(|task| task.chains.start);
         if !self.control.stopped() {
             let blocks = waiting.iter_mut().filter_map(|task| task.running.as_mut());
             let mut members: Vec<&mut Member> =
@@ -146,7 +155,7 @@ impl<'a> Crew<'a> {
         self.changed.notify_all();
     }
 
-    /// Run a chain until it waits or is over.
+    /// Run a block until it waits or is over.
     fn advance(&self, mut task: Task, thread: usize) -> Parted {
         task.thread = thread;
         match self.sample(&mut task) {
@@ -156,65 +165,95 @@ impl<'a> Crew<'a> {
         }
     }
 
+    /// What the chains of a block leave behind; an error goes to the first.
     fn over(&self, task: Task, error: Option<Error>) -> Parted {
-        self.control.chains[task.chain].end();
-        let mut finished = Finished { error, ..Finished::default() };
-        if let Some(Running { block, store }) = task.running {
-            finished.trace = store.lock().unwrap_or_else(PoisonError::into_inner).take();
-            finished.n_gradients = block.chains().iter().map(|chain| chain.n_gradients()).sum();
-            match ChainReport::new(&block) {
-                Ok(report) => finished.report = report,
-                Err(error) => finished.error = finished.error.or(Some(error)),
+        let Task { chains, running, .. } = task;
+        let mut all: Vec<Finished> = chains.clone().map(|_| Finished::default()).collect();
+        self.control.chains[chains.clone()].iter().for_each(Progress::end);
+        if let Some(Running { block, stores }) = running {
+            for (index, (finished, store)) in all.iter_mut().zip(stores).enumerate() {
+                finished.trace = store.lock().unwrap_or_else(PoisonError::into_inner).take();
+                finished.n_gradients = block.chains()[index].n_gradients();
+                match ChainReport::new(&block, index) {
+                    Ok(report) => finished.report = report,
+                    Err(error) => finished.error = Some(error),
+                }
             }
         }
-        Parted::Over(task.chain, Box::new(finished))
+        if let Some(first) = all.first_mut() {
+            first.error = error.or(first.error.take());
+        }
+        Parted::Over(chains, all)
     }
 
-    /// True if the chain has come to a meeting.
+    /// True if the chains have come to a meeting.
     fn sample(&self, task: &mut Task) -> Result<bool> {
         let control = self.control;
         if !control.go_on() {
             return Ok(false);
         }
-        let progress = &control.chains[task.chain];
-        let Running { block, store } = match &mut task.running {
+        let progress = &control.chains[task.chains.clone()];
+        let Running { block, stores } = match &mut task.running {
             Some(running) => {
                 running.block.after_meeting()?;
-                progress.plan(running.block.tune());
+                plan(progress, &running.block);
                 running
             }
             none => {
-                let running = self.begin(task.chain)?;
-                progress.begin();
+                let running = self.begin(task.chains.clone())?;
+                progress.iter().for_each(Progress::begin);
                 none.insert(running)
             }
         };
+        let elsewhere = block.pools().is_empty();
         while !block.done() {
             if !control.go_on() {
                 return Ok(false);
             }
-            if block.waiting() && block.pools().is_empty() {
+            if elsewhere && block.waiting() {
                 return Ok(true);
             }
-            let waited = block.waiting();
-            block.round(store, |done| progress.draw(&done.outcome, done.step_size, done.tuning))?;
-            if waited {
-                progress.plan(block.tune());
+            let meets = !elsewhere && block.chains().iter().any(Chain::waiting);
+            block.round(stores, |done| {
+                progress[done.index].draw(&done.outcome, done.step_size, done.tuning);
+                if done.last {
+                    progress[done.index].end();
+                }
+            })?;
+            if meets {
+                plan(progress, block);
             }
         }
         Ok(false)
     }
 
-    fn begin(&self, chain: usize) -> Result<Running> {
-        let Run { settings, starts, metrics, keep, density, .. } = *self.run;
-        let dim = starts[chain].len();
-        let store = MemoryStore::new(dim, N_STATISTICS, settings.longest_tune(), settings.draws, keep)?;
-        let store = self.control.stores[chain].get_or_init(|| Arc::new(Mutex::new(store)));
-        let metric = metrics.get(chain).cloned().flatten();
-        let start = Start { chain: chain as u64, x: &starts[chain], metric };
+    fn begin(&self, chains: Range<usize>) -> Result<Running> {
+        let Run { settings, starts, metrics, density, .. } = *self.run;
+        let stores = chains.clone().map(|chain| self.store(chain)).collect::<Result<_>>()?;
+        let start = |chain: usize| Start {
+            chain: chain as u64,
+            x: &starts[chain],
+            metric: metrics.get(chain).cloned().flatten(),
+        };
+        let begun: Vec<Start> = chains.map(start).collect();
         let pooled = settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
         let pooling = if pooled { Pooling::Among(starts.len()) } else { Pooling::Here };
-        let block = Block::start(Box::new(Cpu::new()), density(), settings, &[start], pooling)?;
-        Ok(Running { block, store: store.clone() })
+        let block = Block::start(Box::new(Cpu::new()), density(), settings, &begun, pooling)?;
+        Ok(Running { block, stores })
+    }
+
+    /// The store of a chain, which others can look into from now on.
+    fn store(&self, chain: usize) -> Result<Arc<Mutex<MemoryStore>>> {
+        let Run { settings, starts, keep, .. } = *self.run;
+        let dim = starts[chain].len();
+        let store = MemoryStore::new(dim, N_STATISTICS, settings.longest_tune(), settings.draws, keep)?;
+        Ok(self.control.stores[chain].get_or_init(|| Arc::new(Mutex::new(store))).clone())
+    }
+}
+
+/// Tell the watchers how long the warm-ups are to be.
+fn plan(progress: &[Progress], block: &Block) {
+    for (progress, chain) in progress.iter().zip(block.chains()) {
+        progress.plan(chain.tune());
     }
 }

@@ -125,7 +125,7 @@ pub struct Output {
     pub error: Option<Error>,
 }
 
-/// A run of many chains, each on the CPU and on one thread at a time.
+/// A run of many chains in blocks, each on the CPU and on one thread at a time.
 pub struct Run<'a> {
     /// Settings of all chains.
     pub settings: &'a Settings,
@@ -137,7 +137,9 @@ pub struct Run<'a> {
     pub keep: Keep,
     /// Number of threads.
     pub cores: usize,
-    /// Makes the density of a chain.
+    /// Chains that share a density and advance together, one leapfrog step of each at a time.
+    pub per_block: usize,
+    /// Makes the density of a block.
     pub density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
     /// Called on each worker thread; it must call what it is given, once.
     pub on_thread: &'a (dyn Fn(&mut (dyn FnMut() + Send)) + Sync),
@@ -148,7 +150,8 @@ impl Run<'_> {
     pub fn execute(&self, control: &Control) -> Output {
         control.chains.iter().for_each(|chain| chain.plan(self.settings.tune));
         let crew = Crew::new(self, control);
-        let threads = self.cores.clamp(1, self.starts.len().max(1));
+        let blocks = self.starts.len().div_ceil(self.per_block.max(1));
+        let threads = self.cores.clamp(1, blocks.max(1));
         let panicked = std::thread::scope(|scope| {
             let crew = &crew;
             let spawn = |thread| scope.spawn(move || (self.on_thread)(&mut || crew.work(thread)));

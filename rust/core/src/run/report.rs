@@ -39,9 +39,11 @@ pub struct ChainReport {
 }
 
 impl ChainReport {
-    /// The report of the first chain of a block.
-    pub fn new(block: &Block) -> Result<Self> {
-        let Some(chain) = block.chains().first() else { return Ok(Self::default()) };
+    /// The report of a chain of a block.
+    pub fn new(block: &Block, index: usize) -> Result<Self> {
+        let chain = &block.chains()[index];
+        // One pool for all chains, one for each, or none here.
+        let pool = block.pools().get(index).or(block.pools().first());
         let member = chain.adaptation().member();
         let handover = member.and_then(Member::handover);
         let mut fits = member.and_then(Member::group).map(|group| group.counts()).unwrap_or_default();
@@ -49,7 +51,7 @@ impl ChainReport {
         Ok(ChainReport {
             tune: chain.tune(),
             gradients: chain.warmup_gradients(),
-            metric: block.metric(0)?,
+            metric: block.metric(index)?,
             changes: chain.adaptation().changes().to_vec(),
             fits,
             lagging: member.is_some_and(Member::is_lagging),
@@ -57,7 +59,7 @@ impl ChainReport {
             choice: handover.and_then(Handover::choice),
             tuned: handover.and_then(Handover::tuned),
             tuning: handover.map(Handover::tuning).unwrap_or_default(),
-            checks: block.pools().first().map(|pool| pool.checks().to_vec()).unwrap_or_default(),
+            checks: pool.map(|pool| pool.checks().to_vec()).unwrap_or_default(),
         })
     }
 }

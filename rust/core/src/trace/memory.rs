@@ -208,10 +208,10 @@ impl Store for MemoryStore {
     }
 }
 
-/// A store that others may look at between two draws.
-impl Store for Arc<Mutex<MemoryStore>> {
+/// Stores that others may look at between two draws, one for each chain of a block.
+impl Store for Vec<Arc<Mutex<MemoryStore>>> {
     fn append(&mut self, record: &Record<'_>) -> Result<()> {
-        self.lock().unwrap_or_else(PoisonError::into_inner).append(record)
+        self[record.index].lock().unwrap_or_else(PoisonError::into_inner).append(record)
     }
 }
 

@@ -1,0 +1,258 @@
+"""What the models have in common whose densities are functions of JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from nutpie.models._jax_batch import BatchedDensity, BatchedFunction, Dtype
+from nutpie.models._layout import Block
+from nutpie.models._names import unknown_name
+from nutpie.models.base import BatchDensity, CompiledModel, DrawContext, PointwiseDensity, Variable
+
+__all__ = ["JaxFunctions", "JaxModel", "checked_dims"]
+
+#: Half the width of the interval of random starts on the unconstrained scale, as in Stan and NumPyro.
+RADIUS = 2.0
+
+Group = Literal["log_likelihood", "log_prior"]
+
+
+@dataclass(frozen=True)
+class JaxFunctions:
+    """The functions of a model, each of one point of shape (n_dim,).
+
+    Parameters
+    ----------
+    logp_and_gradient
+        Log density and its gradient.
+    expand
+        Variables of the result by name; takes the seed of the draw, too, if ``with_seeds``.
+    terms
+        By group, log densities of single observations or variables, by name.
+    dtype
+        What is computed in.
+    with_seeds
+        Whether ``expand`` draws random numbers.
+    """
+
+    logp_and_gradient: Callable[[Any], tuple[Any, Any]]
+    expand: Callable[..., dict[str, Any]]
+    terms: Mapping[Group, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
+    dtype: Dtype = "float64"
+    with_seeds: bool = False
+
+
+class JaxModel(CompiledModel):
+    """A model whose density is a function of JAX.
+
+    Parameters
+    ----------
+    functions
+        What it computes.
+    blocks
+        Where each variable lies in an unconstrained point.
+    dims
+        Names of dimensions by name of a variable; also of terms and data.
+    coords
+        Coordinate values by dimension.
+    """
+
+    def __init__(
+        self,
+        functions: JaxFunctions,
+        blocks: Sequence[Block],
+        dims: Mapping[str, Any] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._functions = functions
+        self._blocks = list(blocks)
+        self._batch = BatchedDensity(functions.logp_and_gradient, self.n_dim, functions.dtype)
+        self._expand = BatchedFunction(
+            functions.expand, self.n_dim, functions.dtype, with_seeds=functions.with_seeds
+        )
+        self._coords = {name: np.asarray(values) for name, values in (coords or {}).items()}
+        shapes = {name: shape for name, (shape, _) in self._expand.results.items()}
+        self._dims = checked_dims(dims or {}, self._named_shapes(shapes), self._coords)
+
+    def _named_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Shapes of all that may be given dimensions, from those of the variables of the result."""
+        return shapes
+
+    @property
+    def n_dim(self) -> int:
+        """Number of unconstrained parameters."""
+        return self._blocks[-1].stop if self._blocks else 0
+
+    @cached_property
+    def variables(self) -> Sequence[Variable]:
+        """The variables that a result holds, in order."""
+        return _described(self._expand, self._dims)
+
+    @property
+    def coords(self) -> Mapping[str, Any]:
+        """Coordinate values by dimension name, of the dimensions that have some."""
+        return self._coords
+
+    @cached_property
+    def unconstrained_names(self) -> Sequence[str]:
+        """One name for each unconstrained parameter, such as ``beta_0``."""
+        return [name for block in self._blocks for name in block.parameter_names()]
+
+    @property
+    def unconstrained_variables(self) -> Sequence[Variable]:
+        """The unconstrained values of the free variables."""
+        shapes = {v.name: v for v in self.variables}
+        double = np.dtype(np.float64)
+
+        def dims(block: Block) -> tuple[str, ...]:
+            same = block.name in shapes and shapes[block.name].shape == block.shape
+            return shapes[block.name].dims if same else ()
+
+        return [Variable(block.value_name, block.shape, double, dims(block)) for block in self._blocks]
+
+    @property
+    def free_variables(self) -> Sequence[str]:
+        """Names of the free variables, in the order of the unconstrained parameters."""
+        return [block.name for block in self._blocks]
+
+    def density(self) -> BatchDensity:
+        """Return the log density and its gradient, at many points at once."""
+        return BatchDensity(self._batch)
+
+    def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
+        return self.expand_draws(draws, DrawContext(seed=0, chain=0, numbers=np.arange(len(draws)), warmup=False))
+
+    def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
+        """Compute the variables of the result; random numbers depend on the draw."""
+        draws = np.ascontiguousarray(draws, dtype=np.float64)
+        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
+            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
+        return self._expand(draws, context.seeds32() if self._functions.with_seeds else None)
+
+    @cached_property
+    def _terms(self) -> dict[Group, BatchedFunction]:
+        return {
+            group: BatchedFunction(function, self.n_dim, self._functions.dtype)
+            for group, function in self._functions.terms.items()
+        }
+
+    def pointwise(self, group: Group) -> PointwiseDensity:
+        """Terms of the log density: of each observation (``log_likelihood``), or of the variables (``log_prior``)."""
+        if group not in self._terms:
+            return super().pointwise(group)
+        function = self._terms[group]
+        if not function.results:
+            kind = "observed" if group == "log_likelihood" else "free"
+            raise ValueError(f"{group}=True needs {kind} variables, and the model has none: leave it out")
+        return PointwiseDensity(_described(function, self._dims), lambda draws: function(np.ascontiguousarray(draws)))
+
+    def initial_point(self, seed: Sequence[int]) -> np.ndarray:
+        """Draw a random start on the unconstrained scale, of shape (n_dim,): uniform from -2 to 2."""
+        return np.random.default_rng(list(seed)).uniform(-RADIUS, RADIUS, self.n_dim)
+
+    def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
+        """Replace a part of an unconstrained point by values given by name.
+
+        Parameters
+        ----------
+        values : dict
+            By name of a free variable, its value on its own scale and of its shape; or by name of an unconstrained
+            variable, as in ``unconstrained_variables``, its unconstrained value.
+        base : array of shape (n_dim,)
+            The point that supplies the rest.
+
+        Returns
+        -------
+        array of shape (n_dim,)
+            A new array.
+
+        Raises
+        ------
+        ValueError
+            For a name that is not of a free variable, a wrong shape, or a value outside the support of the variable.
+
+        Examples
+        --------
+        >>> compiled.unconstrain({"sigma": 2.0}, compiled.initial_point([0]))
+        """
+        base = np.array(base, dtype=np.float64)
+        if base.shape != (self.n_dim,):
+            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
+        return self._unconstrain(values, base)
+
+    def _unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def explain_point(self, point: np.ndarray) -> str:
+        """Say in words where the log density or its gradient is not finite at ``point``, naming variables."""
+        point = np.ascontiguousarray(point, dtype=np.float64)
+        described = super().explain_point(point)
+        lines = [described] if described else []
+        try:
+            logp, gradient = (np.asarray(part)[0] for part in self._batch(point[None]))
+        except Exception as error:
+            return "; ".join([*lines, f"evaluating the log density raises {type(error).__name__}: {error}"])
+        if not np.isfinite(logp):
+            lines += self._explain_terms(point) or [f"the log density is {logp}"]
+        bad = [name for name, ok in zip(self.unconstrained_names, np.isfinite(gradient), strict=True) if not ok]
+        if bad:
+            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            lines.append(f"the gradient is not finite for {', '.join(bad[:5])}{more}")
+        return "; ".join(lines) if len(lines) < 2 else "\n".join(f"- {line}" for line in lines)
+
+    def _explain_terms(self, point: np.ndarray) -> list[str]:
+        """Write a sentence for each term of the log density that is not finite."""
+        lines = []
+        for function in self._terms.values():
+            for name, values in function(point[None]).items():
+                bad = np.argwhere(~np.isfinite(values[0]))
+                if len(bad):
+                    where = f" at {bad[0].tolist()}" if values.ndim > 1 else ""
+                    lines.append(f"the log density of {name!r} is {values[0][tuple(bad[0])]}{where}")
+        return lines
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.n_dim} unconstrained parameters, {len(self.variables)} variables>"
+
+
+def _described(function: BatchedFunction, dims: Mapping[str, tuple[str, ...]]) -> list[Variable]:
+    found = []
+    for name, (shape, kind) in function.results.items():
+        named = dims.get(name, ())
+        # A term has the leading dimensions of its variable: all but those of an event.
+        found.append(Variable(name, shape, kind, named[: len(shape)] if len(named) >= len(shape) else ()))
+    return found
+
+
+def checked_dims(
+    dims: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], coords: Mapping[str, np.ndarray]
+) -> dict[str, tuple[str, ...]]:
+    """Bring names of dimensions to one form, and check them and the coordinates.
+
+    Raises
+    ------
+    ValueError
+        For a variable that does not exist, a wrong number of names, and coordinates of the wrong length.
+    """
+    named = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in dims.items()}
+    for name, given in named.items():
+        if name not in shapes:
+            raise ValueError("dims: " + unknown_name(name, shapes, "variable"))
+        if len(given) != len(shapes[name]):
+            raise ValueError(f"dims: {name!r} has shape {shapes[name]}, and the names of its dimensions are {given}")
+        for dim, length in zip(given, shapes[name], strict=True):
+            if dim in coords and coords[dim].shape != (length,):
+                raise ValueError(
+                    f"coords: {dim!r} has values of shape {coords[dim].shape}, but is {length} long in {name!r}"
+                )
+    used = {dim for given in named.values() for dim in given}
+    for dim in coords:
+        if dim not in used:
+            raise ValueError("coords: " + unknown_name(dim, used, "dimension"))
+    return named
