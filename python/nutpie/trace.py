@@ -110,8 +110,10 @@ def build_result(
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays)
+    if "posterior" in groups:
+        groups = model.complete(groups)
     attrs = _attributes(chains, plan, seconds) | model.attributes()
-    result = _assemble({name: group.assign_attrs(attrs) for name, group in groups.items()})
+    result = _assemble({name: group.assign_attrs({**attrs, **group.attrs}) for name, group in groups.items()})
     if error is not None:
         attach(
             error,

@@ -124,6 +124,10 @@ class JaxModel(CompiledModel):
         """Return the log density and its gradient, at many points at once."""
         return BatchDensity(self._batch)
 
+    def jax_logp(self) -> Callable[[Any], Any]:
+        """Return the log density as a function of JAX of a point of shape (n_dim,)."""
+        return lambda point: self._functions.logp_and_gradient(point)[0]
+
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
         return self.expand_draws(draws, DrawContext(seed=0, chain=0, numbers=np.arange(len(draws)), warmup=False))

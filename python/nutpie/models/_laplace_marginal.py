@@ -453,6 +453,23 @@ class LaplaceMarginal:
                 first += len(part)
         return theta, ratio
 
+    @property
+    def reference_mode(self) -> np.ndarray:
+        """Mode of the latent variables at the reference point, of shape (n,)."""
+        return self._reference[1]
+
+    def reset_counts(self) -> None:
+        """Begin to count points, evaluations and failures anew."""
+        with self._lock:
+            self.failures.clear()
+            self.points = self.evaluations = 0
+
+    def reason(self, phi: np.ndarray) -> str:
+        """Say why the search for a mode fails at a point of shape (d,); empty if it does not."""
+        with self._lock, precision("float64"):
+            state = self._compiled.marginals(phi[None], self._reference).state
+        return REASONS.get(int(np.asarray(state.status)[0]), "")
+
     def messages(self) -> Sequence[tuple[str, int]]:
         """Why searches failed, and how many times each."""
         with self._lock:
