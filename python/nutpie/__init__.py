@@ -18,6 +18,8 @@ from nutpie.sample import sample
 
 if TYPE_CHECKING:
     from nutpie.metric_plots import plot_metric
+    from nutpie.models.jax import from_jax
+    from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.plots import plot_run
@@ -30,6 +32,8 @@ __all__ = [
     "compile_pymc_model",
     "compile_stan_model",
     "diagnose",
+    "from_jax",
+    "from_numpyro",
     "include_dir",
     "plot_metric",
     "plot_run",
@@ -41,6 +45,8 @@ __all__ = [
 _LAZY = {
     "compile_pymc_model": "nutpie.models.pymc",
     "compile_stan_model": "nutpie.models.stan",
+    "from_jax": "nutpie.models.jax",
+    "from_numpyro": "nutpie.models.numpyro",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",

@@ -16,9 +16,9 @@ __all__ = ["BatchedDensity", "BatchedFunction", "Dtype", "precision", "require"]
 
 Dtype = Literal["float64", "float32"]
 
-#: How many more rows than asked for a compiled function may compute, as a factor, before another one is compiled.
-#: A round has fewer points when chains have ended, and compiling takes longer than rows that are not needed.
-MOST_PADDING = 4
+#: Steps between the numbers of rows that a density is compiled for. A round has fewer points when chains have ended, and
+#: compiling takes longer than some rows that are not needed.
+WIDTH_FACTOR = 4
 
 #: Bytes of results of a call that `BatchedFunction` aims to stay below.
 RESULT_MEMORY = 16 * 2**20
@@ -56,36 +56,54 @@ class BatchedDensity:
     Parameters
     ----------
     function
-        From a point of shape (n_dim,) to the log density and its gradient.
-    n_dim
-        Number of parameters.
+        From a point of shape (n_dim,), and perhaps arrays of data, to the log density and its gradient.
     dtype
         What it computes in.
     """
 
-    def __init__(self, function: Callable[[Any], tuple[Any, Any]], n_dim: int, dtype: Dtype) -> None:
+    def __init__(self, function: Callable[..., tuple[Any, Any]], dtype: Dtype) -> None:
         import jax
 
-        self._function = jax.jit(jax.vmap(function))
-        self._n_dim = n_dim
-        self._dtype = dtype
-        self._widths: list[int] = []
+        def every(points: Any, data: Sequence[Any]) -> tuple[Any, Any]:
+            return jax.vmap(lambda point: function(point, *data))(points)
 
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log densities of shape (k,) and gradients of shape (k, n_dim) at points of shape (k, n_dim)."""
-        rows = len(points)
-        points = _padded(points.astype(self._dtype, copy=False), self._width(rows))
+        self._function = jax.jit(every)
+        self._dtype = dtype
+
+    def for_run(self, data: Sequence[np.ndarray] = ()) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return a function from points of shape (k, n_dim) to log densities (k,) and gradients (k, n_dim).
+
+        The number of rows of a call depends on what this function was called with before, and on nothing else: in the
+        last digit the result depends on it, and runs should be repeatable.
+        """
+        import jax
+
+        most = 1
         with precision(self._dtype):
-            logp, gradient = self._function(points)
+            held = [jax.device_put(array) for array in data]
+
+        def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal most
+            rows = len(points)
+            most = max(most, rows)
+            return self._call(points, held, _width(rows, most))
+
+        return evaluate
+
+    def _call(self, points: np.ndarray, data: Sequence[Any], width: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = len(points)
+        points = _padded(points.astype(self._dtype, copy=False), width)
+        with precision(self._dtype):
+            logp, gradient = self._function(points, data)
             return np.asarray(logp)[:rows], np.asarray(gradient)[:rows]
 
-    def _width(self, rows: int) -> int:
-        """Return the number of rows of the call: one that was compiled before, where that is not far from it."""
-        for width in self._widths:
-            if rows <= width <= MOST_PADDING * rows:
-                return width
-        self._widths = sorted({*self._widths, rows})
-        return rows
+
+def _width(rows: int, most: int) -> int:
+    """Choose the smallest of ``most`` and its parts by `WIDTH_FACTOR` that has at least ``rows``."""
+    width = most
+    while width // WIDTH_FACTOR >= rows:
+        width //= WIDTH_FACTOR
+    return 1 if rows == 1 else width
 
 
 class BatchedFunction:
@@ -111,11 +129,17 @@ class BatchedFunction:
         arguments = [jax.ShapeDtypeStruct((n_dim,), dtype)]
         if with_seeds:
             arguments.append(jax.ShapeDtypeStruct((), np.uint32))
+        order: list[str] = []
+
+        def ordered(*arguments: Any) -> dict[str, Any]:
+            found = function(*arguments)
+            order[:] = found
+            return found
+
         with precision(dtype):
-            results = jax.eval_shape(function, *arguments)
-        self.results = {
-            name: (tuple(value.shape), np.dtype(value.dtype)) for name, value in results.items()
-        }
+            results = jax.eval_shape(ordered, *arguments)
+        # JAX sorts the keys of dicts.
+        self.results = {name: (tuple(results[name].shape), np.dtype(results[name].dtype)) for name in order}
         self._function = jax.jit(jax.vmap(function))
         self._dtype = dtype
         self._with_seeds = with_seeds

@@ -71,10 +71,8 @@ class JaxModel(CompiledModel):
     ) -> None:
         self._functions = functions
         self._blocks = list(blocks)
-        self._batch = BatchedDensity(functions.logp_and_gradient, self.n_dim, functions.dtype)
-        self._expand = BatchedFunction(
-            functions.expand, self.n_dim, functions.dtype, with_seeds=functions.with_seeds
-        )
+        self._batch = BatchedDensity(functions.logp_and_gradient, functions.dtype)
+        self._expand = BatchedFunction(functions.expand, self.n_dim, functions.dtype, with_seeds=functions.with_seeds)
         self._coords = {name: np.asarray(values) for name, values in (coords or {}).items()}
         shapes = {name: shape for name, (shape, _) in self._expand.results.items()}
         self._dims = checked_dims(dims or {}, self._named_shapes(shapes), self._coords)
@@ -122,7 +120,7 @@ class JaxModel(CompiledModel):
 
     def density(self) -> BatchDensity:
         """Return the log density and its gradient, at many points at once."""
-        return BatchDensity(self._batch)
+        return BatchDensity(self._batch.for_run())
 
     def jax_logp(self) -> Callable[[Any], Any]:
         """Return the log density as a function of JAX of a point of shape (n_dim,)."""
@@ -199,7 +197,7 @@ class JaxModel(CompiledModel):
         described = super().explain_point(point)
         lines = [described] if described else []
         try:
-            logp, gradient = (np.asarray(part)[0] for part in self._batch(point[None]))
+            logp, gradient = self.density().evaluate(point)
         except Exception as error:
             return "; ".join([*lines, f"evaluating the log density raises {type(error).__name__}: {error}"])
         if not np.isfinite(logp):

@@ -30,9 +30,7 @@ class Block:
         return ["_".join([self.value_name, *map(str, index)]) for index in np.ndindex(self.shape)]
 
 
-def layout_of(
-    names: Sequence[str], value_names: Sequence[str], shapes: Sequence[tuple[int, ...]]
-) -> list[Block]:
+def layout_of(names: Sequence[str], value_names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[Block]:
     """Place variables one after the other, given the shapes of their unconstrained values."""
     blocks: list[Block] = []
     for name, value_name, shape in zip(names, value_names, shapes, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytensor.tensor as pt
@@ -103,14 +103,15 @@ def frozen_other_inputs(outputs: Sequence[Any]) -> list[Any]:
 
 
 def logp_and_gradient(
-    model: Any, blocks: Sequence[Block]
+    model: Any, blocks: Sequence[Block], *, mode: Literal["NUMBA", "JAX"], with_gradient: bool = True
 ) -> tuple[Any, list[SharedVariable], list[np.ndarray], IndexChecks]:
-    """Compile the log density and its gradient to numba.
+    """Compile the log density and its gradient with numba or JAX.
 
     Returns
     -------
     jit_fn
-        Numba dispatcher ``(x, *data, *constants) -> (logp, gradient)``.
+        Numba dispatcher or function of JAX ``(x, *data, *constants) -> (logp, gradient)``, without the gradient if it
+        is not wanted.
     shared
         The shared variables whose values are ``data``.
     constants
@@ -119,17 +120,17 @@ def logp_and_gradient(
         What has to be checked before ``jit_fn`` is called with other data.
     """
     values = value_variables(model, blocks)
-    logp = guard_indices(pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64"), values)
-    gradients: Any = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
-    flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
-    gradient = pt.concatenate(flat) if flat else pt.zeros(0)
+    logp: Any = pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64")
+    if mode == "NUMBA":  # JAX cannot raise exceptions, and takes the nearest element that there is
+        logp = guard_indices(logp, values)
+    results = [logp, _gradient(logp, values)] if with_gradient else [logp]
 
     x = pt.vector("x", shape=(blocks[-1].stop if blocks else 0,), dtype="float64")
     parts = {
         value: as_type_of(value, x[block.start : block.stop].reshape(block.shape))
         for value, block in zip(values, blocks, strict=True)
     }
-    outputs = clone_replace(frozen_other_inputs([logp, gradient]), parts, rebuild_strict=False)
+    outputs = clone_replace(frozen_other_inputs(results), parts, rebuild_strict=False)
     shared = data_inputs(outputs)
     indices = IndexChecks(outputs[0], x, shared)
     outputs, data = _without_shared(outputs, shared)
@@ -139,8 +140,14 @@ def logp_and_gradient(
     with model:
         # PyMC's compile rather than PyTensor's: in the context of the model it turns the checks of parameters into
         # densities of zero, or drops them if the model has check_bounds=False.
-        function = pymc_compile([x, *data, *constant_inputs], outputs, mode="NUMBA", on_unused_input="ignore")
+        function = pymc_compile([x, *data, *constant_inputs], outputs, mode=mode, on_unused_input="ignore")
     return function.vm.jit_fn, shared, constants, indices
+
+
+def _gradient(logp: Any, values: Sequence[Any]) -> Any:
+    gradients: Any = pt.grad(logp, values, disconnected_inputs="ignore", return_disconnected="zero")
+    flat = [pt.as_tensor(g, allow_xtensor_conversion=True).astype("float64").ravel() for g in gradients]
+    return pt.concatenate(flat) if flat else pt.zeros(0)
 
 
 def _constants_as_inputs(outputs: list[Any]) -> tuple[list[Any], list[np.ndarray], list[Any]]:

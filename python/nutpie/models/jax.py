@@ -111,7 +111,10 @@ def from_jax(
 
 
 def _logp_and_gradient(
-    logdensity_fn: Callable[[Any], Any], gradient: Callable[[Any], tuple[Any, Any]] | None, tree: ParameterTree, dtype: Dtype
+    logdensity_fn: Callable[[Any], Any],
+    gradient: Callable[[Any], tuple[Any, Any]] | None,
+    tree: ParameterTree,
+    dtype: Dtype,
 ) -> Callable[[Any], tuple[Any, Any]]:
     """Return a function of an unconstrained point, once it is known to be one that can be sampled."""
     import jax

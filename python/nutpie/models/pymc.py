@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from nutpie._arguments import choice
-from nutpie.models._names import unknown_name
-from nutpie.models.base import CompiledModel, Density, LogpPrototype, PointwiseDensity, Variable
+from nutpie.models._pymc_arguments import check_continuous, jittered_names, stored_names
+from nutpie.models.base import BatchDensity, CompiledModel, Density, LogpPrototype, PointwiseDensity, Variable
 
 if TYPE_CHECKING:
     from nutpie.models._layout import Block
-    from nutpie.models._numba_bridge import Callback
     from nutpie.models._pymc_data import ModelData
     from nutpie.models._pymc_graph import ExpandFunction
-    from nutpie.models._pymc_indices import IndexChecks
     from nutpie.models._pymc_initial import InitialPoints
+    from nutpie.models._pymc_jax import JaxLogp
+    from nutpie.models._pymc_numba import NumbaLogp
     from nutpie.models._pymc_terms import TermGroup
     from nutpie.models._pymc_unconstrain import Unconstrain
 
@@ -37,8 +37,8 @@ _SHAPE_SEED = (0,)
 def compile_pymc_model(
     model: Any,
     *,
-    backend: Literal["numba"] = "numba",
-    gradient_backend: Literal["pytensor"] | None = None,
+    backend: Literal["numba", "jax"] = "numba",
+    gradient_backend: Literal["pytensor", "jax"] | None = None,
     initial_points: Mapping[Any, Any] | None = None,
     jitter_rvs: Iterable[Any] | None = None,
     default_initialization_strategy: Literal["support_point", "prior"] = "support_point",
@@ -47,9 +47,9 @@ def compile_pymc_model(
 ) -> CompiledPyMCModel:
     """Compile a PyMC model for sampling.
 
-    The log density and its gradient are compiled to machine code with numba. PyTensor keeps that code in its cache
+    The log density and its gradient are compiled to machine code. With numba, PyTensor keeps that code in its cache
     directory, so the same model is loaded in much less time by the next process, also with other observations of the
-    same rank and dtype.
+    same rank and dtype; chains run in parallel. With JAX, all chains share a call, on the device that JAX uses.
 
     The values of the data variables (``pm.Data``) are those at the time of this call; `CompiledPyMCModel.with_data`
     replaces them.
@@ -58,10 +58,12 @@ def compile_pymc_model(
     ----------
     model : pymc.Model
         The model. Its free variables have to be continuous.
-    backend : {"numba"}, default "numba"
-        What the log density is compiled with.
-    gradient_backend : {"pytensor"}, optional
-        What differentiates the log density.
+    backend : {"numba", "jax"}, default "numba"
+        What the log density is compiled with. PyTensor switches JAX to double precision for the whole process when it
+        is used with it. An index that depends on parameters and is out of bounds is an error with numba; JAX takes the
+        nearest element.
+    gradient_backend : {"pytensor", "jax"}, optional
+        What differentiates the log density: PyTensor, which is the default, or JAX, with ``backend="jax"`` only.
     initial_points : dict, optional
         Starts by name of a free variable: a value on the scale of the variable and of its shape, or one of the
         strategies ``"support_point"`` and ``"prior"``. The name of an unconstrained variable, such as
@@ -75,9 +77,10 @@ def compile_pymc_model(
         distribution, or a random draw from it.
     var_names : sequence of str, optional
         Free and deterministic variables that the result holds. The default is all of them.
-    freeze_model : bool, default False
+    freeze_model : bool, optional
         Treat data and lengths of dimensions as constants. The log density can then be a little faster, but `with_data`
-        has nothing left to replace.
+        has nothing left to replace. The default is False for numba and True for JAX, which cannot compile some models
+        whose shapes depend on data.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def compile_pymc_model(
     Raises
     ------
     ImportError
-        If PyMC or numba is not installed.
+        If PyMC, or what the model is to be compiled with, is not installed.
     ValueError
         For an unknown backend or name of a variable, and for models with discrete free variables.
     IndexError
@@ -101,20 +104,25 @@ def compile_pymc_model(
     >>> compiled.n_dim
     1
     """
-    _require("pymc", "numba")
-    choice("backend", backend, ("numba",))
-    choice("gradient_backend", gradient_backend, (None, "pytensor"))
+    choice("backend", backend, ("numba", "jax"))
+    choice("gradient_backend", gradient_backend, (None, "pytensor", "jax"))
+    if gradient_backend == "jax" and backend != "jax":
+        raise ValueError("gradient_backend='jax' needs backend='jax': numba cannot call what JAX compiles")
+    _require("pymc", backend)
+    from nutpie.models._pymc_initial import InitialPoints
+
     choice("default_initialization_strategy", default_initialization_strategy, ("support_point", "prior"))
-    _check_continuous(model)
-    stored = _stored_names(model, var_names)
+    check_continuous(model)
+    stored = stored_names(model, var_names)
     free = [variable.name for variable in model.free_RVs]
     overrides = dict(initial_points or {})
-    jitter = _jittered_names(free, model, overrides, jitter_rvs, default_initialization_strategy)
-    if freeze_model:
+    jitter = jittered_names(free, model, overrides, jitter_rvs, default_initialization_strategy)
+    if backend == "jax" if freeze_model is None else freeze_model:
         from pymc.model.transform.optimization import freeze_dims_and_data
 
         model = freeze_dims_and_data(model)
-    programs, data = _build(model, free, stored, overrides, jitter, default_initialization_strategy)
+    initial = InitialPoints(model, free, overrides, jitter, default_initialization_strategy)
+    programs, data = _build(model, free, stored, initial, backend, gradient_backend or "pytensor")
     compiled = CompiledPyMCModel(programs, data)
     compiled._check_indices()
     return compiled
@@ -124,74 +132,33 @@ def _require(*modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f'PyMC models need {" and ".join(missing)}, not installed here: run pip install "nutpie[pymc]"'
+            f"PyMC models need {' and '.join(missing)}, not installed here: run pip install "
+            f'"nutpie[pymc{",jax" if "jax" in missing else ""}]"'
         )
-
-
-def _check_continuous(model: Any) -> None:
-    discrete = [v.name for v in model.free_RVs if np.dtype(model.rvs_to_values[v].type.dtype).kind != "f"]
-    if discrete:
-        raise ValueError(
-            f"the free variables {', '.join(map(repr, discrete))} are discrete, and NUTS needs a density that is "
-            "differentiable: sum them out of the model (for example with pm.Mixture or pymc_extras.marginalize), or "
-            "use pm.sample, which combines NUTS with steps for discrete variables"
-        )
-
-
-def _stored_names(model: Any, var_names: Sequence[str] | None) -> list[str]:
-    names = [v.name for v in (*model.free_RVs, *model.deterministics)]
-    if var_names is None:
-        return names
-    wanted = [var_names] if isinstance(var_names, str) else [getattr(v, "name", v) for v in var_names]
-    for name in wanted:
-        if name not in names:
-            raise ValueError("var_names: " + unknown_name(name, names, "free or deterministic variable"))
-    return [name for name in names if name in wanted]
-
-
-def _jittered_names(
-    free: Sequence[str], model: Any, overrides: Mapping[Any, Any], jitter_rvs: Iterable[Any] | None, default: str
-) -> set[str]:
-    if jitter_rvs is not None:
-        wanted = {getattr(v, "name", v) for v in ([jitter_rvs] if isinstance(jitter_rvs, str) else jitter_rvs)}
-        for name in wanted - set(free):
-            raise ValueError("jitter_rvs: " + unknown_name(name, free, "free variable"))
-        return wanted
-    given = {getattr(key, "name", key): value for key, value in overrides.items()}
-    jittered = set()
-    for name in free:
-        variable = model[name]
-        keys = {name, model.rvs_to_values[variable].name} & set(given)
-        start = given[keys.pop()] if keys else None
-        if start is None:
-            start = "support_point" if model.rvs_to_initial_values.get(variable) is not None else default
-        if isinstance(start, str) and start == "support_point":
-            jittered.add(name)
-    return jittered
 
 
 def _build(
-    model: Any, free: Sequence[str], stored: Sequence[str], overrides: Mapping[Any, Any], jitter: set[str], default: str
+    model: Any, free: Sequence[str], stored: Sequence[str], initial: InitialPoints, backend: str, gradient_backend: Any
 ) -> tuple[_Programs, ModelData]:
     """Compile the log density, and find the layout of its argument by evaluating a start."""
-    from nutpie.models._numba_bridge import build_callback
     from nutpie.models._pymc_data import ModelData
-    from nutpie.models._pymc_graph import data_inputs, layout, logp_and_gradient, stored_variables
-    from nutpie.models._pymc_initial import InitialPoints
+    from nutpie.models._pymc_graph import data_inputs, layout, stored_variables
 
-    initial = InitialPoints(model, free, overrides, jitter, default)
     observed = [model.rvs_to_values[variable] for variable in model.observed_RVs]
     every_shared = data_inputs([model.logp(), *stored_variables(model, stored), *observed])
     data = ModelData.of_model(model, [*initial.shared, *every_shared])
     start = initial.values(data.arrays(initial.shared), _SHAPE_SEED)
     blocks = layout(model, free, [value.shape for value in start])
+    logp: NumbaLogp | JaxLogp
+    if backend == "jax":
+        from nutpie.models._pymc_jax import JaxLogp
 
-    jit_fn, shared, constants, indices = logp_and_gradient(model, blocks)
-    kinds = [(a.dtype, a.ndim) for a in (*data.arrays(shared), *constants)]
-    n_dim = blocks[-1].stop if blocks else 0
-    callback = build_callback(jit_fn, n_dim, kinds)
-    programs = _Programs(model, blocks, list(stored), every_shared, callback, shared, constants, indices, initial)
-    return programs, data
+        logp = JaxLogp(model, blocks, gradient_backend)
+    else:
+        from nutpie.models._pymc_numba import NumbaLogp
+
+        logp = NumbaLogp(model, blocks, data.arrays)
+    return _Programs(model, blocks, list(stored), every_shared, logp, initial), data
 
 
 @dataclass
@@ -202,10 +169,7 @@ class _Programs:
     blocks: Sequence[Block]
     stored: Sequence[str]
     shared: Sequence[Any]
-    callback: Callback
-    logp_shared: Sequence[Any]
-    constants: Sequence[np.ndarray]
-    indices: IndexChecks
+    logp: NumbaLogp | JaxLogp
     initial: InitialPoints
 
     def __post_init__(self) -> None:
@@ -267,11 +231,9 @@ class CompiledPyMCModel(CompiledModel):
     """A PyMC model whose log density has been compiled; made by `compile_pymc_model`."""
 
     def __init__(self, programs: _Programs, data: ModelData) -> None:
-        from nutpie.models._numba_bridge import ArrayTable
-
         self._programs = programs
         self._data = data
-        self._table = ArrayTable([*data.arrays(programs.logp_shared), *programs.constants])
+        self._make_density = programs.logp.with_values(data.arrays(programs.logp.shared))
         self._lock = threading.Lock()
         self._start: list[np.ndarray] | None = None
 
@@ -314,9 +276,9 @@ class CompiledPyMCModel(CompiledModel):
         same = block.name in by_name and by_name[block.name].shape == block.shape
         return by_name[block.name].dims if same else ()
 
-    def density(self) -> Density:
-        """Return the log density and its gradient as a C callback, safe to call from several threads at once."""
-        return Density(self._programs.callback.address, self._table.address, (self._programs, self._table))
+    def density(self) -> Density | BatchDensity:
+        """Return the log density and its gradient: a C callback, or with JAX a function of many points at once."""
+        return self._make_density()
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
@@ -456,7 +418,7 @@ class CompiledPyMCModel(CompiledModel):
 
     def _check_indices(self) -> None:
         programs = self._programs
-        programs.indices.check(self._unjittered(_SHAPE_SEED), self._data.arrays(programs.logp_shared))
+        programs.logp.indices.check(self._unjittered(_SHAPE_SEED), self._data.arrays(programs.logp.shared))
 
     def _dims_of(self, name: str, ndim: int) -> tuple[str, ...]:
         dims = tuple(self._programs.model.named_vars_to_dims.get(name) or ())
@@ -515,8 +477,10 @@ class CompiledPyMCModel(CompiledModel):
         return "; ".join(lines) if len(lines) < 2 else "\n".join(f"- {line}" for line in lines)
 
     def _gradient(self, point: np.ndarray) -> np.ndarray:
-        gradient, logp = np.zeros(self.n_dim), ctypes.c_double()
         density = self.density()
+        if isinstance(density, BatchDensity):
+            return density.evaluate(point)[1]
+        gradient, logp = np.zeros(self.n_dim), ctypes.c_double()
         function = LogpPrototype(density.address)
         code = function(
             self.n_dim, point.ctypes.data, gradient.ctypes.data, ctypes.addressof(logp), density.user_data or None

@@ -1,0 +1,68 @@
+"""The log density of a PyMC model, compiled with JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from nutpie.models._jax_batch import BatchedDensity
+from nutpie.models._layout import Block
+from nutpie.models._pymc_graph import logp_and_gradient
+from nutpie.models.base import BatchDensity
+
+__all__ = ["JaxLogp"]
+
+
+class JaxLogp:
+    """A log density with its gradient at many points at once, for any values of the shared variables.
+
+    Parameters
+    ----------
+    model
+        The PyMC model.
+    blocks
+        Layout of the unconstrained parameters.
+    gradient_backend
+        What differentiates.
+
+    Attributes
+    ----------
+    shared
+        The shared variables whose values a density needs.
+    indices
+        What has to be checked of these values first.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[Block], gradient_backend: Literal["pytensor", "jax"]) -> None:
+        self._function, self.shared, self._constants, self.indices = logp_and_gradient(
+            model, blocks, mode="JAX", with_gradient=gradient_backend == "pytensor"
+        )
+        self._differentiate = gradient_backend == "jax"
+        # Numbers among the data may be lengths, which JAX has to know when it compiles.
+        self._compiled: dict[tuple[Any, ...], BatchedDensity] = {}
+
+    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[], BatchDensity]:
+        """Return what makes the densities of a model with these values of the shared variables."""
+        arrays = [*values, *self._constants]
+        numbers = tuple((array.dtype.str, array.item()) for array in arrays if array.ndim == 0)
+        if numbers not in self._compiled:
+            self._compiled[numbers] = BatchedDensity(self._with_numbers(arrays), "float64")
+        batch, data = self._compiled[numbers], [array for array in arrays if array.ndim]
+        return lambda: BatchDensity(batch.for_run(data))
+
+    def _with_numbers(self, example: Sequence[np.ndarray]) -> Callable[..., tuple[Any, Any]]:
+        """Return the density as a function of the point and of those arrays that are no single numbers."""
+        import jax
+
+        def evaluate(point: Any, *arrays: Any) -> Any:
+            rest = iter(arrays)
+            return self._function(point, *(next(rest) if array.ndim else array for array in example))
+
+        def logp(point: Any, *arrays: Any) -> Any:
+            return evaluate(point, *arrays)[0]
+
+        if self._differentiate:
+            return jax.value_and_grad(logp)
+        return lambda point, *arrays: tuple(evaluate(point, *arrays))
