@@ -19,6 +19,7 @@ from nutpie.sample import sample
 if TYPE_CHECKING:
     from nutpie.metric_plots import plot_metric
     from nutpie.models.jax import from_jax
+    from nutpie.models.laplace import laplace
     from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
@@ -35,6 +36,7 @@ __all__ = [
     "from_jax",
     "from_numpyro",
     "include_dir",
+    "laplace",
     "plot_metric",
     "plot_run",
     "prune_stan_cache",
@@ -47,6 +49,7 @@ _LAZY = {
     "compile_stan_model": "nutpie.models.stan",
     "from_jax": "nutpie.models.jax",
     "from_numpyro": "nutpie.models.numpyro",
+    "laplace": "nutpie.models.laplace",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",

@@ -15,12 +15,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nutpie.models._jax_batch import precision
-from nutpie.models._laplace_algebra import Algebra, algebra_for
+from nutpie.models._laplace_algebra import algebra_for
 from nutpie.models._laplace_newton import DONE, INDEFINITE, NOT_FINITE, STUCK, State, find_modes
 from nutpie.models._laplace_pattern import Kind, Pattern, find_entries, make_pattern, union
 
@@ -35,8 +35,12 @@ MOST_REPAIRS = 8
 #: Numbers in an array of products above which they are computed some at a time.
 MOST_NUMBERS = 1 << 22
 
-#: Most points in a call.
-MOST_ROWS = 64
+#: Most points in a call, and fewest where they are cheap: with all chains of a run in the call that is compiled first,
+#: no other has to be. And how many times as many points as needed may be computed instead of compiling again.
+MOST_ROWS, LEAST_ROWS, MOST_PADDING = 64, 4, 4
+
+#: Numbers in the products of so many points that they are cheap.
+CHEAP_NUMBERS = 1 << 16
 
 #: Points at which the pattern is looked for, and how far they are from the given one.
 LOOKS, SPREAD = 3, 0.5
@@ -50,13 +54,6 @@ REASONS = {
 
 class InnerProblemError(ValueError):
     """The latent variables have no mode at the given point."""
-
-
-class _Marginals(NamedTuple):
-    logp: Any
-    gradient: Any
-    state: State
-    mismatch: Any
 
 
 class _Functions:
@@ -156,28 +153,29 @@ class _Functions:
 class _Compiled:
     """All functions of a pattern, of many points at once.
 
-    What is an array of JAX inside of one compiled function where the algebra is one of JAX, is a NumPy array between
-    several compiled functions otherwise.
+    Where the algebra is one of JAX, these are compiled as a whole. Otherwise compiled functions and the algebra take
+    turns, with NumPy arrays in between.
     """
 
-    def __init__(
-        self, functions: _Functions, algebra: Algebra, n_colors: int, size: int, probe: np.ndarray, most: int
-    ) -> None:
+    def __init__(self, functions: _Functions, pattern: Pattern, probe: np.ndarray, max_iterations: int) -> None:
+        self._functions = functions
+        self._pattern = pattern
+        self._algebra = algebra_for(pattern)
+        self._probe = probe
+        self._max_iterations = max_iterations
+        numbers = pattern.size * pattern.n_colors + 1
+        self.most_rows = max(1, min(MOST_ROWS, MOST_NUMBERS // numbers))
+        self._least_rows = max(1, min(LEAST_ROWS, CHEAP_NUMBERS // numbers))
+        self._widths: set[int] = set()
+        self._pieces: dict[str, Callable[..., Any]] = {}
+        self.search = self._whole(self._search)
+        self.marginal = self._whole(self._marginal)
+        self.draw = self._whole(self._draw)
+
+    def _whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
         import jax
 
-        self._functions = functions
-        self._algebra = algebra
-        self._probe = probe
-        self._most_iterations = most
-        self._size = size
-        self.most_rows = max(1, min(MOST_ROWS, MOST_NUMBERS // (size * n_colors + 1)))
-        if algebra.compiled:
-            self.marginals = jax.jit(self._marginals)
-            self.modes = jax.jit(self._modes)
-            self.draw = jax.jit(self._draw)
-        else:
-            self.marginals, self.modes, self.draw = self._marginals, self._modes, self._draw
-        self._pieces: dict[str, Callable[..., Any]] = {}
+        return jax.jit(function) if self._algebra.compiled else function
 
     @property
     def _xp(self) -> Any:
@@ -187,59 +185,56 @@ class _Compiled:
 
         return jnp
 
+    def width(self, rows: int) -> int:
+        """Return how many rows to compute for so many: those of a function that was compiled before, if there is one."""
+        for width in sorted(self._widths):
+            if rows <= width <= MOST_PADDING * rows:
+                return width
+        width = max(self._least_rows, 1 << (rows - 1).bit_length())
+        self._widths.add(width)
+        return width
+
+    def rows_for(self, points: int) -> int:
+        """Return how many points to compute in a call if there are many: a number that was compiled before."""
+        return min(points, max(self._widths, default=self.most_rows), self.most_rows)
+
     def _piece(self, name: str, in_axes: Any = 0) -> Callable[..., Any]:
-        """One of the functions, of many points."""
+        """Return one of the functions, of many points."""
         if name not in self._pieces:
             import jax
 
             function = jax.vmap(getattr(self._functions, name), in_axes=in_axes)
-            if not self._algebra.compiled:
-                jitted = jax.jit(function)
-
-                def function(*arguments: Any) -> Any:
-                    return jax.tree_util.tree_map(np.asarray, jitted(*arguments))
-
-            self._pieces[name] = function
+            self._pieces[name] = function if self._algebra.compiled else _of_numpy(function)
         return self._pieces[name]
 
-    def _search(self, theta: Any, phi: Any) -> State:
-        return find_modes(self._xp, self._piece("evaluate"), self._algebra, theta, phi, self._most_iterations)
+    def _search(self, phi: Any, reference: Any) -> State:
+        theta = self._piece("start", (0, None))(phi, reference)
+        evaluate, n_entries = self._piece("evaluate"), len(self._pattern.rows)
+        return find_modes(self._xp, evaluate, self._algebra, theta, phi, n_entries, self._max_iterations)
 
-    def _modes(self, theta: Any, phi: Any) -> tuple[State, Any]:
-        """Search from given starts; and how far the pattern is from the truth where it ended."""
-        state = self._search(theta, phi)
-        return state, self._mismatch(state, phi)
+    def _factor(self, state: State) -> Any:
+        return self._algebra.factor(state.entries) if self._algebra.compiled else state.factor
 
-    def _mismatch(self, state: State, phi: Any) -> Any:
-        xp = self._xp
-        truth = self._piece("probed")(state.theta, phi)
-        error = xp.abs(truth - self._algebra.multiply(state.entries, self._probe))
-        return xp.max(error, axis=1) / xp.max(xp.abs(truth), axis=1)
-
-    def _marginals(self, phi: Any, reference: Any) -> _Marginals:
+    def _marginal(self, state: State, phi: Any) -> tuple[Any, Any, Any]:
+        """Log densities and gradients; and how far the pattern is from the truth."""
         xp, algebra = self._xp, self._algebra
-        state = self._search(self._piece("start", (0, None))(phi, reference), phi)
-        u, by_phi = self._piece("pull")(state.theta, phi, algebra.inverse(state.factor))
-        gradient = self._piece("outer")(state.theta, phi, by_phi, algebra.solve(state.factor, u))
-        log_det = algebra.log_det(state.factor)
-        logp = state.logp - 0.5 * log_det + 0.5 * self._size * np.log(2 * np.pi)
+        factor = self._factor(state)
+        u, by_phi = self._piece("pull")(state.theta, phi, algebra.inverse(factor))
+        gradient = self._piece("outer")(state.theta, phi, by_phi, algebra.solve(factor, u))
+        logp = state.logp - 0.5 * algebra.log_det(factor) + 0.5 * self._pattern.size * np.log(2 * np.pi)
         done = state.status == DONE
-        return _Marginals(
-            xp.where(done, logp, np.nan),
-            xp.where(done[:, None], gradient, np.nan),
-            state,
-            self._mismatch(state, phi),
-        )
+        truth = self._piece("probed")(state.theta, phi)
+        error = xp.abs(truth - algebra.multiply(state.entries, self._probe))
+        mismatch = xp.max(error, axis=1) / xp.max(xp.abs(truth), axis=1)
+        return xp.where(done, logp, np.nan), xp.where(done[:, None], gradient, np.nan), mismatch
 
-    def _draw(self, phi: Any, noise: Any, reference: Any) -> tuple[Any, Any, State, Any]:
-        """Draw latent variables; and the logarithm of the true over the approximate density, up to a function of phi."""
+    def _draw(self, state: State, phi: Any, noise: Any) -> tuple[Any, Any]:
+        """Latent variables; and the logarithm of the true over the approximate density, up to a function of phi."""
         xp = self._xp
-        state = self._search(self._piece("start", (0, None))(phi, reference), phi)
-        theta = state.theta + self._algebra.color(state.factor, noise)
+        theta = state.theta + self._algebra.color(self._factor(state), noise)
         ratio = self._piece("logp")(theta, phi) - state.logp + 0.5 * xp.sum(noise**2, axis=1)
         done = state.status == DONE
-        theta = xp.where(done[:, None], theta, np.nan)
-        return theta, xp.where(done, ratio, np.nan), state, self._mismatch(state, phi)
+        return xp.where(done[:, None], theta, np.nan), xp.where(done, ratio, np.nan)
 
     def tangent(self, state: State, phi: Any) -> np.ndarray:
         """Derivatives (d, n) of the mode by phi, at the one point of a state."""
@@ -252,8 +247,17 @@ class _Compiled:
             return jax.jvp(lambda p: gradient(theta, p), (phi,), (direction,))[1]
 
         mixed = jax.jit(mixed)
-        slopes = [mixed(theta, phi[0], np.eye(d)[i]) for i in range(d)]
-        return np.stack([np.asarray(self._algebra.solve(state.factor, np.asarray(s)[None]))[0] for s in slopes])
+        slopes = np.stack([np.asarray(mixed(theta, phi[0], np.eye(d)[i])) for i in range(d)])
+        factor = self._algebra.factor(np.asarray(state.entries)[:1])
+        return np.concatenate([np.asarray(self._algebra.solve(factor, slope[None])) for slope in slopes])
+
+
+def _of_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function, and let it return NumPy arrays."""
+    import jax
+
+    compiled = jax.jit(function)
+    return lambda *arguments: jax.tree_util.tree_map(np.asarray, compiled(*arguments))
 
 
 class LaplaceMarginal:
@@ -350,14 +354,8 @@ class LaplaceMarginal:
 
     def _build(self) -> None:
         self.pattern = make_pattern(self._entries, self.size, self._kind)
-        self._compiled = _Compiled(
-            _Functions(self._logp, self.pattern, self._probe),
-            algebra_for(self.pattern),
-            self.pattern.n_colors,
-            self.size,
-            self._probe,
-            self._max_iterations,
-        )
+        functions = _Functions(self._logp, self.pattern, self._probe)
+        self._compiled = _Compiled(functions, self.pattern, self._probe, self._max_iterations)
 
     def _repair(self, theta: np.ndarray, phi: np.ndarray) -> None:
         """Add the entries that the Hessian has at a point where the pattern lacks some."""
@@ -381,41 +379,43 @@ class LaplaceMarginal:
     # -------------------------------------------------------------------------------------------------- evaluation
 
     def _find_reference(self, theta: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        while True:
-            state, mismatch = self._compiled.modes(theta[None], phi[None])
-            if not self._repaired(mismatch, state, phi[None]):
-                break
+        padded = _padded(phi[None], self._compiled.width(1))
+        self._reference = phi, theta, np.zeros((self.n_dim, self.size))
+        state, _, _ = self._evaluate(padded)
         status = int(np.asarray(state.status)[0])
         if status != DONE:
             reason = REASONS[status].removeprefix("Laplace: ")
             raise InnerProblemError(f"no Laplace approximation at the initial point: {reason}")
         return phi, np.asarray(state.theta)[0], self._compiled.tangent(state, phi[None])
 
+    def _evaluate(self, phi: np.ndarray) -> tuple[State, Any, Any]:
+        """States of the searches, log densities and gradients, with a pattern that is right at the modes."""
+        while True:
+            state = self._compiled.search(phi, self._reference)
+            logp, gradient, mismatch = self._compiled.marginal(state, phi)
+            if not self._repaired(mismatch, state, phi):
+                return state, logp, gradient
+
     def __call__(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities (k,) and gradients (k, d) at points (k, d); NaN where the search failed."""
+        logp, gradient = np.empty(len(phi)), np.empty(phi.shape)
+        first = 0
         with self._lock, precision("float64"):
-            found = [self._marginals(part) for part in self._parts(phi)]
-            return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
-
-    def _parts(self, *arrays: np.ndarray) -> Any:
-        rows = self._compiled.most_rows
-        pieces = ([a[first : first + rows] for a in arrays] for first in range(0, len(arrays[0]), rows))
-        return (p[0] for p in pieces) if len(arrays) == 1 else pieces
-
-    def _marginals(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        padded = _padded(phi)
-        while True:
-            found = self._compiled.marginals(padded, self._reference)
-            if not self._repaired(found.mismatch, found.state, padded):
-                break
-        self._count(found.state, len(phi))
-        return np.asarray(found.logp)[: len(phi)], np.asarray(found.gradient)[: len(phi)]
+            while first < len(phi):
+                part = phi[first : first + self._compiled.most_rows]
+                rows = slice(first, first + len(part))
+                state, values, gradients = self._evaluate(_padded(part, self._compiled.width(len(part))))
+                logp[rows], gradient[rows] = np.asarray(values)[: len(part)], np.asarray(gradients)[: len(part)]
+                self._count(state, len(part))
+                first += len(part)
+        return logp, gradient
 
     def _count(self, state: State, rows: int) -> None:
         self.points += rows
         self.evaluations += int(np.asarray(state.iterations)[:rows].sum())
         status = np.asarray(state.status)[:rows]
-        self.failures.update(status[status != DONE].tolist())
+        if (status != DONE).any():
+            self.failures.update(status[status != DONE].tolist())
 
     def draw(self, phi: np.ndarray, noise: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Draw latent variables for each row of hyper-parameters.
@@ -436,20 +436,18 @@ class LaplaceMarginal:
             true over approximate joint density up to a constant.
         """
         theta, ratio = np.empty((len(phi), self.size)), np.empty(len(phi))
+        first = 0
         with self._lock, precision("float64"):
-            first = 0
             while first < len(phi):
-                part = phi[first : first + self._compiled.most_rows]
-                padded = _padded(part)
+                part = phi[first : first + self._compiled.rows_for(len(phi) - first)]
+                rows = slice(first, first + len(part))
+                padded = _padded(part, self._compiled.width(len(part)))
                 normal = np.zeros((len(padded), self.size))
                 for row in range(len(part)):
                     normal[row] = noise(first + row)
-                while True:
-                    values, ratios, state, mismatch = self._compiled.draw(padded, normal, self._reference)
-                    if not self._repaired(mismatch, state, padded):
-                        break
-                theta[first : first + len(part)] = np.asarray(values)[: len(part)]
-                ratio[first : first + len(part)] = np.asarray(ratios)[: len(part)]
+                state = self._compiled.search(padded, self._reference)
+                values, ratios = self._compiled.draw(state, padded, normal)
+                theta[rows], ratio[rows] = np.asarray(values)[: len(part)], np.asarray(ratios)[: len(part)]
                 first += len(part)
         return theta, ratio
 
@@ -467,7 +465,7 @@ class LaplaceMarginal:
     def reason(self, phi: np.ndarray) -> str:
         """Say why the search for a mode fails at a point of shape (d,); empty if it does not."""
         with self._lock, precision("float64"):
-            state = self._compiled.marginals(phi[None], self._reference).state
+            state = self._compiled.search(_padded(phi[None], self._compiled.width(1)), self._reference)
         return REASONS.get(int(np.asarray(state.status)[0]), "")
 
     def messages(self) -> Sequence[tuple[str, int]]:
@@ -476,8 +474,7 @@ class LaplaceMarginal:
             return [(REASONS[status], count) for status, count in sorted(self.failures.items())]
 
 
-def _padded(phi: np.ndarray) -> np.ndarray:
-    """Repeat the first row, up to a number of rows of which there are few, so that little is compiled."""
-    width = 1 << (len(phi) - 1).bit_length()
+def _padded(phi: np.ndarray, width: int) -> np.ndarray:
+    """Repeat the first row, up to a number of rows."""
     missing = width - len(phi)
     return np.concatenate([phi, np.repeat(phi[:1], missing, axis=0)]) if missing else phi

@@ -46,17 +46,21 @@ class State(NamedTuple):
     gradient: Any
     entries: Any
     damping: Any
-    #: Of the damped Hessian, and what follows from it: the step, g' step and damping * step' D step.
-    factor: Any
+    #: Whether the damped Hessian is positive definite, and the step, g' step and damping * step' D step that follow.
+    definite: Any
     step: Any
     slope: Any
     penalty: Any
+    #: Evaluations so far.
     iterations: Any
     status: Any
+    #: Of the damped Hessian, without damping in the end; None in compiled functions, where it is quicker to compute it
+    #: once more than to compile a loop that carries it.
+    factor: Any = None
 
 
 def find_modes(
-    xp: Any, evaluate: Evaluate, algebra: Algebra, theta: Any, phi: Any, max_iterations: int
+    xp: Any, evaluate: Evaluate, algebra: Algebra, theta: Any, phi: Any, n_entries: int, max_iterations: int
 ) -> State:
     """Search for the modes.
 
@@ -72,13 +76,10 @@ def find_modes(
         Starts, of shape (k, n).
     phi
         Hyper-parameters, of shape (k, d).
+    n_entries
+        Number of entries of a Hessian.
     max_iterations
         Evaluations until a search is given up.
-
-    Returns
-    -------
-    State
-        Where ``status`` is DONE, ``factor`` is that of the Hessian at the mode.
     """
 
     def running(state: State) -> Any:
@@ -87,7 +88,21 @@ def find_modes(
     def advance(state: State) -> State:
         return _advance(xp, evaluate, algebra, state, phi, max_iterations)
 
-    state = _begin(xp, evaluate, algebra, theta, phi)
+    rows = theta.shape[0]
+    zeros, none = xp.zeros(rows), xp.zeros(rows, dtype=np.int64)
+    state = State(
+        theta=theta,
+        logp=zeros,
+        gradient=xp.zeros(theta.shape),
+        entries=xp.zeros((rows, n_entries)),
+        damping=zeros,
+        definite=xp.ones(rows, dtype=bool),
+        step=xp.zeros(theta.shape),
+        slope=zeros,
+        penalty=zeros,
+        iterations=none,
+        status=none,
+    )
     if xp is not np:
         import jax
 
@@ -97,22 +112,15 @@ def find_modes(
     return state
 
 
-def _begin(xp: Any, evaluate: Evaluate, algebra: Algebra, theta: Any, phi: Any) -> State:
-    logp, gradient, entries = evaluate(theta, phi)
-    finite = _finite(xp, logp, gradient, entries)
-    damping = xp.zeros(theta.shape[0])
-    directed = _direct(xp, algebra, gradient, entries, damping)
-    done = finite & algebra.ok(directed[0]) & (directed[2] <= EXACT)
-    status = xp.where(finite, xp.where(done, DONE, RUNNING), NOT_FINITE)
-    iterations = xp.ones(theta.shape[0], dtype=np.int64)
-    return State(theta, logp, gradient, entries, damping, *directed, iterations, status)
-
-
-def _direct(xp: Any, algebra: Algebra, gradient: Any, entries: Any, damping: Any) -> tuple[Any, Any, Any, Any]:
+def _direct(xp: Any, algebra: Algebra, gradient: Any, entries: Any, damping: Any) -> dict[str, Any]:
+    """Return the step and what depends on it."""
     scale = _scale(xp, algebra, entries)
     factor = algebra.factor(algebra.add_diagonal(entries, damping[:, None] * scale))
-    step = xp.where(algebra.ok(factor)[:, None], algebra.solve(factor, gradient), 0.0)
-    return factor, step, xp.sum(gradient * step, axis=1), damping * xp.sum(scale * step**2, axis=1)
+    definite = algebra.ok(factor)
+    step = xp.where(definite[:, None], algebra.solve(factor, gradient), 0.0)
+    slope, penalty = xp.sum(gradient * step, axis=1), damping * xp.sum(scale * step**2, axis=1)
+    kept = None if algebra.compiled else factor
+    return {"definite": definite, "step": step, "slope": slope, "penalty": penalty, "factor": kept}
 
 
 def _scale(xp: Any, algebra: Algebra, entries: Any) -> Any:
@@ -121,17 +129,16 @@ def _scale(xp: Any, algebra: Algebra, entries: Any) -> Any:
     return xp.maximum(size, floor)
 
 
-def _advance(
-    xp: Any, evaluate: Evaluate, algebra: Algebra, old: State, phi: Any, max_iterations: int
-) -> State:
-    ok = algebra.ok(old.factor)
-    active = old.status == RUNNING
+def _advance(xp: Any, evaluate: Evaluate, algebra: Algebra, old: State, phi: Any, max_iterations: int) -> State:
+    """Evaluate where the step leads, take it or not, and find the next one."""
+    active, first = old.status == RUNNING, old.iterations == 0
     logp, gradient, entries = evaluate(old.theta + old.step, phi)
+    finite = xp.isfinite(logp) & xp.all(xp.isfinite(gradient), axis=1) & xp.all(xp.isfinite(entries), axis=1)
     gain = logp - old.logp
     predicted = 0.5 * (old.slope + old.penalty)
-    last = ok & (old.damping == 0) & (old.slope <= BASIN)
-    enough = last | (gain >= LEAST_GAIN * predicted - ROUNDING * (1.0 + xp.abs(old.logp)))
-    take = active & ok & enough & _finite(xp, logp, gradient, entries)
+    last = ~first & old.definite & (old.damping == 0) & (old.slope <= BASIN)
+    enough = first | last | (gain >= LEAST_GAIN * predicted - ROUNDING * (1.0 + xp.abs(old.logp)))
+    take = active & finite & old.definite & enough
 
     chosen = take[:, None]
     theta = xp.where(chosen, old.theta + old.step, old.theta)
@@ -140,27 +147,23 @@ def _advance(
     lower = xp.where(old.damping > LEAST_DAMPING, 0.1 * old.damping, 0.0)
     eased = xp.where(gain >= 0.25 * predicted, lower, old.damping)
     raised = xp.maximum(10.0 * old.damping, FIRST_DAMPING)
-    damping = xp.where(active, xp.where(take, xp.where(level, 0.0, eased), raised), old.damping)
+    damping = xp.where(active, xp.where(take, xp.where(first | level, 0.0, eased), raised), old.damping)
 
     directed = _direct(xp, algebra, gradient, entries, damping)
-    definite = algebra.ok(directed[0])
     iterations = old.iterations + active
-    done = definite & (damping == 0) & ((take & last) | (directed[2] <= EXACT))
+    done = directed["definite"] & (damping == 0) & ((take & last) | (directed["slope"] <= EXACT))
     # A stationary point that is no maximum.
-    saddle = ~definite & (damping == 0) & level
+    saddle = ~directed["definite"] & (damping == 0) & level
     given_up = (iterations >= max_iterations) | (damping > MOST_DAMPING)
     status = xp.where(done, DONE, xp.where(saddle, INDEFINITE, xp.where(given_up, STUCK, RUNNING)))
+    status = xp.where(first & ~finite, NOT_FINITE, status)
     return State(
-        theta,
-        xp.where(take, logp, old.logp),
-        gradient,
-        entries,
-        damping,
-        *directed,
-        iterations,
-        xp.where(active, status, old.status),
+        theta=theta,
+        logp=xp.where(take, logp, old.logp),
+        gradient=gradient,
+        entries=entries,
+        damping=damping,
+        iterations=iterations,
+        status=xp.where(active, status, old.status),
+        **directed,
     )
-
-
-def _finite(xp: Any, logp: Any, gradient: Any, entries: Any) -> Any:
-    return xp.isfinite(logp) & xp.all(xp.isfinite(gradient), axis=1) & xp.all(xp.isfinite(entries), axis=1)

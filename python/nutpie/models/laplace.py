@@ -176,7 +176,7 @@ def _compiled(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> C
     if module.startswith("pymc"):
         from nutpie.models.pymc import compile_pymc_model
 
-        return compile_pymc_model(model, *args, **{"backend": "jax", **kwargs})
+        return compile_pymc_model(model, *args, **{"backend": "jax", "gradient_backend": "jax", **kwargs})
     if callable(model):
         from nutpie.models.numpyro import from_numpyro
 

@@ -280,6 +280,19 @@ class CompiledPyMCModel(CompiledModel):
         """Return the log density and its gradient: a C callback, or with JAX a function of many points at once."""
         return self._make_density()
 
+    def jax_logp(self) -> Callable[[Any], Any]:
+        """Return the log density as a function of JAX of a point of shape (n_dim,).
+
+        Raises
+        ------
+        TypeError
+            If the model was not compiled with JAX.
+        """
+        logp = self._programs.logp
+        if not hasattr(logp, "logp"):
+            raise TypeError("the model is compiled with numba: compile it with backend='jax'")
+        return logp.logp(self._data.arrays(logp.shared))
+
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
         draws = np.ascontiguousarray(draws, dtype=np.float64)
