@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from nutpie._approximation_checks import find_approximation_problems
 from nutpie._case import (
     Case,
     Problem,
@@ -48,7 +49,7 @@ def find_problems(case: Case) -> list[Problem]:
         if case.draws >= 4:
             problems += [*_disagreement(case, still), *_r_hat(case), *_ess(case), *_energy(case)]
         trouble = any(p.kind in ("stuck", "disagreement", "r_hat", "ess") and p.severity != "note" for p in problems)
-        problems += find_warmup_problems(case, trouble=trouble)
+        problems += [*find_warmup_problems(case, trouble=trouble), *find_approximation_problems(case)]
     order = ("error", "warning", "note")
     return sorted(problems, key=lambda p: order.index(p.severity))
 

@@ -259,6 +259,8 @@ class RunData:
         Of all divergences after warm-up, also of draws that were not kept; None if the result does not have them.
     warmup
         What it tells of the warm-up; None if it does not.
+    pareto_k
+        Of the importance weights of a Laplace approximation; None if there was none.
     messages
         What the model said most often, by what was computed: the ``log density``, or the ``variables`` of the result.
     """
@@ -271,6 +273,7 @@ class RunData:
     energy_errors: np.ndarray | None = None
     warmup: WarmupData | None = None
     messages: Mapping[str, str] = field(default_factory=dict)
+    pareto_k: float | None = None
 
     @classmethod
     def read(cls, result: Any, var_names: str | Sequence[str] | None = None) -> RunData:
@@ -297,6 +300,7 @@ class RunData:
             energy_errors=_energy_errors(group(result, "divergences")),
             warmup=WarmupData.read(group(result, ADAPTATION)),
             messages=_messages(group(result, "messages")),
+            pareto_k=_pareto_k(group(result, "laplace")),
         )
 
 
@@ -305,6 +309,10 @@ def _messages(dataset: Any) -> dict[str, str]:
         return {}
     columns = (np.asarray(dataset[name].values).tolist() for name in ("source", "text", "count"))
     return {str(source): str(text) for source, text, _ in sorted(zip(*columns, strict=True), key=lambda row: row[2])}
+
+
+def _pareto_k(dataset: Any) -> float | None:
+    return None if dataset is None or "pareto_k" not in dataset else float(dataset["pareto_k"])
 
 
 def _energy_errors(divergences: Any) -> np.ndarray | None:

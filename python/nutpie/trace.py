@@ -113,7 +113,7 @@ def build_result(
     if "posterior" in groups:
         groups = model.complete(groups)
     attrs = _attributes(chains, plan, seconds) | model.attributes()
-    result = _assemble({name: group.assign_attrs({**attrs, **group.attrs}) for name, group in groups.items()})
+    result = _assemble({name: group.assign_attrs(attrs) for name, group in groups.items()})
     if error is not None:
         attach(
             error,

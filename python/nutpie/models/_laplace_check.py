@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LARGEST_K", "LOG_RATIO", "add_laplace_group", "pareto_smoothed"]
+from nutpie._approximation_checks import LARGEST_PARETO_K
+
+__all__ = ["LOG_RATIO", "add_laplace_group", "pareto_smoothed"]
 
 #: Statistic of a draw: logarithm of true over approximate joint density, up to a constant.
 LOG_RATIO = "laplace_log_ratio"
-
-#: Pareto k above which importance weights are not to be relied on (Vehtari and others 2024).
-LARGEST_K = 0.7
 
 #: Draws below which nothing can be said of the tail of the weights.
 FEWEST = 25
@@ -76,7 +75,7 @@ def add_laplace_group(
         if values.size >= FEWEST and np.isfinite(values).all():
             weights, k = _weights(values)
             ess = float(1.0 / np.sum(weights**2))
-    resampled = correct and weights is not None and k <= LARGEST_K
+    resampled = correct and weights is not None and k <= LARGEST_PARETO_K
     if resampled:
         assert weights is not None
         groups = _resampled(groups, weights)

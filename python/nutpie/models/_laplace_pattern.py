@@ -33,8 +33,8 @@ GROUPS = (4, 8, 16, 32, 64, 128, 256)
 SMALLEST = 1e-10
 MISSED = 1e-8
 
-#: How far a code that was read may lie from the true one.
-CODE_TOLERANCE = 1e-5
+#: How far a code that was read may lie from the true one, by rounding relative to the largest entry of the row.
+ROUNDING = 1e-11
 
 #: Largest block of a block-diagonal Hessian that is factorised in compiled loops over all blocks at once.
 LARGEST_BLOCK = 6
@@ -154,18 +154,20 @@ def _peel(product: Product, known: Any, size: int, groups: int, rng: np.random.G
     plain, numbered, checked = (products - (known @ flat.T).T).reshape(3, groups, size)
     at_group, rows = np.nonzero(np.abs(plain) > SMALLEST * np.maximum(scale, np.finfo(float).tiny))
     plain, numbered, checked = (part[at_group, rows] for part in (plain, numbered, checked))
+    tolerance = np.minimum(ROUNDING * (10.0 + scale[rows] / np.abs(plain)), 1e-3)
     with np.errstate(all="ignore"):
         guess = numbered / plain
         cols = np.clip(np.nan_to_num(np.rint(guess) - 1), 0, size - 1).astype(np.int64)
-        alone = np.abs(guess - number[cols]) <= CODE_TOLERANCE * size
-        alone &= np.abs(checked / plain - codes[2, cols] / codes[0, cols]) <= CODE_TOLERANCE
+        alone = np.abs(guess - number[cols]) <= tolerance * size
+        alone &= np.abs(checked / plain - codes[2, cols] / codes[0, cols]) <= tolerance
     alone &= group[cols] == at_group
     rows, cols, values = rows[alone], cols[alone], plain[alone] / codes[0, cols[alone]]
     # What was found in one triangle is known in the other.
     pairs = np.concatenate([rows * size + cols, cols * size + rows])
     pairs, first = np.unique(pairs, return_index=True)
     values = np.concatenate([values, values])[first]
-    new = np.asarray(known[pairs // size, pairs % size]).ravel() == 0 if known.nnz else np.ones(len(pairs), bool)
+    at = known.tocoo()
+    new = ~np.isin(pairs, at.row.astype(np.int64) * size + at.col)
     return sp.csr_matrix((values[new], (pairs[new] // size, pairs[new] % size)), shape=(size, size))
 
 
