@@ -22,8 +22,8 @@ def find_approximation_problems(case: Case) -> list[Problem]:
         what = "The error of the Laplace approximation is unknown: the log density is not finite at some draws of it."
     else:
         what = (
-            f"The Laplace approximation of the latent variables is not to be trusted: Pareto k of its importance weights "
-            f"is {k:.2g} (more than {LARGEST_PARETO_K})."
+            "The Laplace approximation of the latent variables is not to be trusted: Pareto k of its importance "
+            f"weights is {k:.2g} (more than {LARGEST_PARETO_K})."
         )
     advice = "Leave fewer variables latent, those that are nearly normal given the others, or sample them all."
     return [Problem("laplace", "warning", what, advice)]

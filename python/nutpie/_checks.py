@@ -45,11 +45,18 @@ def find_problems(case: Case) -> list[Problem]:
     problems = [*_incomplete(case), *_few_draws(case)]
     if case.draws:
         motionless, still = _stuck(case)
-        problems += [*_not_finite(case), *motionless, *_divergences(case), *_rejections(case), *_depth(case)]
+        problems += [
+            *find_approximation_problems(case),
+            *_not_finite(case),
+            *motionless,
+            *_divergences(case),
+            *_rejections(case),
+            *_depth(case),
+        ]
         if case.draws >= 4:
             problems += [*_disagreement(case, still), *_r_hat(case), *_ess(case), *_energy(case)]
         trouble = any(p.kind in ("stuck", "disagreement", "r_hat", "ess") and p.severity != "note" for p in problems)
-        problems += [*find_warmup_problems(case, trouble=trouble), *find_approximation_problems(case)]
+        problems += find_warmup_problems(case, trouble=trouble)
     order = ("error", "warning", "note")
     return sorted(problems, key=lambda p: order.index(p.severity))
 

@@ -134,7 +134,7 @@ def test_algebra_is_that_of_dense_matrices(name):
         inverses = np.linalg.inv(matrices)
         vectors = rng.normal(size=(3, n))
         assert np.asarray(algebra.ok(factor)).all()
-        close = dict(rtol=1e-10, atol=1e-10)
+        close = {"rtol": 1e-10, "atol": 1e-10}
         np.testing.assert_allclose(algebra.log_det(factor), np.linalg.slogdet(matrices)[1], **close)
         solved = np.stack([inverse @ v for inverse, v in zip(inverses, vectors, strict=True)])
         np.testing.assert_allclose(algebra.solve(factor, vectors), solved, **close)
@@ -181,7 +181,11 @@ def test_searches_end_at_the_mode():
         return 50 * t - np.exp(t) - 0.01 * t**2, 50 - np.exp(t) - 0.02 * t, -np.exp(t) - 0.02 + 0 * t
 
     def heavy(t):  # not concave far out, where an undamped step would go the wrong way
-        return -np.log1p((t - 1) ** 2), -2 * (t - 1) / (1 + (t - 1) ** 2), -2 * (1 - (t - 1) ** 2) / (1 + (t - 1) ** 2) ** 2
+        return (
+            -np.log1p((t - 1) ** 2),
+            -2 * (t - 1) / (1 + (t - 1) ** 2),
+            -2 * (1 - (t - 1) ** 2) / (1 + (t - 1) ** 2) ** 2,
+        )
 
     for function, mode, start in [(quartic, 2, -30), (counts, None, -5), (heavy, 1, 8)]:
         theta, status, iterations = independent(function)(start)

@@ -1,9 +1,9 @@
 """Cholesky factors of Hessians with a known pattern, several at a time.
 
-Each class does the same for another kind of `Pattern`. Entries are those of the pattern, in an array of shape (k, entries)
-for k matrices. Those with ``compiled`` are functions of JAX, to be used inside of compiled functions; `Sparse` works on
-NumPy arrays, because JAX has no sparse factorisation. Where a matrix is not positive definite, ``ok`` is false and all else
-is of no meaning.
+Each class does the same for another kind of `Pattern`. Entries are those of the pattern, in an array of shape
+(k, entries) for k matrices. Those with ``compiled`` are functions of JAX, to be used inside of compiled functions;
+`Sparse` works on NumPy arrays, because JAX has no sparse factorisation. Where a matrix is not positive definite, ``ok``
+is false and all else is of no meaning.
 """
 
 from __future__ import annotations

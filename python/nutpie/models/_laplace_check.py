@@ -18,11 +18,11 @@ LOG_RATIO = "laplace_log_ratio"
 FEWEST = 25
 
 DESCRIPTIONS = {
-    "pareto_k": "Shape of the tail of the importance weights of draws; above 0.7 the approximation is not to be trusted.",
+    "pareto_k": "Shape of the tail of the importance weights of draws; above 0.7 the draws are not to be trusted.",
     "importance_ess": "Effective number of draws after weighting, if the draws were independent.",
     "failed": "Points at which the search for a mode of the latent variables failed, warm-up included.",
     "points": "Points at which the marginal density was evaluated, warm-up included.",
-    "evaluations": "Evaluations of the joint density with gradient and Hessian by the latent variables at these points.",
+    "evaluations": "Evaluations of the joint density with gradient and Hessian by the latent variables for them.",
 }
 
 
@@ -116,9 +116,7 @@ def _resampled(groups: dict[str, Any], weights: np.ndarray) -> dict[str, Any]:
         coords = {name: dataset[name] for name in ("chain", "draw") if name in dataset.coords}
         return taken.assign_coords(coords)
 
-    return {
-        name: take(dataset) if _has_draws(name, dataset, shape) else dataset for name, dataset in groups.items()
-    }
+    return {name: take(dataset) if _has_draws(name, dataset, shape) else dataset for name, dataset in groups.items()}
 
 
 def _has_draws(name: str, dataset: Any, shape: tuple[int, ...]) -> bool:

@@ -1,9 +1,9 @@
 """The density of hyper-parameters with the latent variables integrated out by Laplace's method, and its gradient.
 
-With L(theta, phi) the log joint density, theta* its mode in theta for given phi, H = -d^2 L / dtheta^2 there and n latent
-variables, the log marginal density is L(theta*, phi) - 1/2 log det H + n/2 log 2 pi. Its gradient needs no derivative of the
-search (implicit function theorem; Kristensen and others 2016, Margossian and others 2020). With W = H^-1 held fixed,
-S = sum of W_ij H_ij, u = dS / dtheta and v = H^-1 u, it is
+With L(theta, phi) the log joint density, theta* its mode in theta for given phi, H = -d^2 L / dtheta^2 there and n
+latent variables, the log marginal density is L(theta*, phi) - 1/2 log det H + n/2 log 2 pi. Its gradient needs no
+derivative of the search (implicit function theorem; Kristensen and others 2016, Margossian and others 2020). With
+W = H^-1 held fixed, S = sum of W_ij H_ij, u = dS / dtheta and v = H^-1 u, it is
 
     d/dphi (L - S / 2 - v' dL/dtheta / 2)
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,11 @@ MOST_ROWS, LEAST_ROWS, MOST_PADDING = 64, 4, 4
 #: Numbers in the products of so many points that they are cheap.
 CHEAP_NUMBERS = 1 << 16
 
-#: Points at which the pattern is looked for, and how far they are from the given one.
+#: Points at which the pattern is looked for, and how far every other of them is from a given one.
 LOOKS, SPREAD = 3, 0.5
+
+#: Points that are tried.
+TRIES = 20
 
 REASONS = {
     STUCK: "Laplace: the search for the mode of the latent variables did not converge",
@@ -120,7 +124,7 @@ class _Functions:
         def total(theta: Any, phi: Any) -> Any:
             return jnp.sum(weights * self._products(self._linear(theta, phi)[2]))
 
-        return jax.grad(total, argnums=(0, 1))(theta, phi)  # type: ignore[no-any-return]
+        return jax.grad(total, argnums=(0, 1))(theta, phi)
 
     def outer(self, theta: Any, phi: Any, by_phi: Any, v: Any) -> Any:
         """Gradient of the marginal density, from that of S by phi and from v."""
@@ -186,7 +190,7 @@ class _Compiled:
         return jnp
 
     def width(self, rows: int) -> int:
-        """Return how many rows to compute for so many: those of a function that was compiled before, if there is one."""
+        """Return how many rows to compute for so many: as many as before, if that is not far off."""
         for width in sorted(self._widths):
             if rows <= width <= MOST_PADDING * rows:
                 return width
@@ -237,7 +241,7 @@ class _Compiled:
         return xp.where(done[:, None], theta, np.nan), xp.where(done, ratio, np.nan)
 
     def tangent(self, state: State, phi: Any) -> np.ndarray:
-        """Derivatives (d, n) of the mode by phi, at the one point of a state."""
+        """Return derivatives (d, n) of the mode by phi, at the first point of a state."""
         import jax
 
         theta, d = np.asarray(state.theta)[0], phi.shape[1]
@@ -267,8 +271,9 @@ class LaplaceMarginal:
     ----------
     logp
         The log joint density, a function of JAX of flat arrays theta and phi.
-    theta, phi
-        Where a mode of theta is searched, and for which phi: the reference point.
+    points
+        Where a mode of theta is searched, and for which phi: a function of the number of the attempt, that gives both.
+        The first point with a mode is the reference point.
     kind
         Structure of the Hessian; found by default.
     max_iterations
@@ -285,13 +290,12 @@ class LaplaceMarginal:
     def __init__(
         self,
         logp: Callable[[Any, Any], Any],
-        theta: np.ndarray,
-        phi: np.ndarray,
+        points: Callable[[int], tuple[np.ndarray, np.ndarray]],
         *,
         kind: Kind | None = None,
         max_iterations: int = 100,
     ) -> None:
-        self.size, self.n_dim = len(theta), len(phi)
+        self.size, self.n_dim = map(len, points(0))
         self._logp = logp
         self._kind = kind
         self._max_iterations = max_iterations
@@ -303,9 +307,9 @@ class LaplaceMarginal:
         self.points = self.evaluations = 0
         with precision("float64"):
             self._multiply = self._compile_product()
-            self._entries = self._look_around(theta, phi)
+            self._entries = self._look_around(points)
             self._build()
-            self._reference = self._find_reference(theta, phi)
+            self._reference = self._find_reference(points)
 
     # ------------------------------------------------------------------------------------------------- the pattern
 
@@ -331,24 +335,27 @@ class LaplaceMarginal:
 
         return multiply
 
-    def _look_around(self, theta: np.ndarray, phi: np.ndarray) -> Any | None:
-        """Find the entries of the Hessian at the given point and near it; None if there are too many."""
+    def _look_around(self, points: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Any | None:
+        """Find the entries of the Hessian at and near the first points; None if there are too many."""
         if self._kind == "dense":
             return None
-        found = []
-        for look in range(LOOKS):
-            away = SPREAD * float(look > 0)
+        found: list[Any] = []
+        for look in range(TRIES):
+            if len(found) == LOOKS:
+                break
+            theta, phi = points(look // 2)
+            away = SPREAD * (look % 2)
             at = theta + away * self._rng.normal(size=self.size), phi + away * self._rng.normal(size=self.n_dim)
             if not np.isfinite(self._multiply(*at, self._probe[None])).all():
                 continue
-            entries = find_entries(lambda vectors, at=at: self._multiply(*at, vectors), self.size, self._rng)  # type: ignore[misc]
+            entries = find_entries(partial(self._multiply, *at), self.size, self._rng)
             if entries is None:
                 return None
             found.append(entries)
         if not found:
             raise InnerProblemError(
-                "the Hessian of the log density by the latent variables is not finite at the initial point or near it: "
-                "give another one"
+                "the Hessian of the log density by the latent variables is not finite at any of the points that were "
+                "tried: give another initial point"
             )
         return union(found)
 
@@ -361,7 +368,7 @@ class LaplaceMarginal:
         """Add the entries that the Hessian has at a point where the pattern lacks some."""
         self._repairs += 1
         self._kind = None
-        entries = find_entries(lambda vectors: self._multiply(theta, phi, vectors), self.size, self._rng)
+        entries = find_entries(partial(self._multiply, theta, phi), self.size, self._rng)
         if entries is None or self._entries is None or self._repairs > MOST_REPAIRS:
             self._entries = None
         else:
@@ -378,15 +385,19 @@ class LaplaceMarginal:
 
     # -------------------------------------------------------------------------------------------------- evaluation
 
-    def _find_reference(self, theta: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        padded = _padded(phi[None], self._compiled.width(1))
-        self._reference = phi, theta, np.zeros((self.n_dim, self.size))
-        state, _, _ = self._evaluate(padded)
-        status = int(np.asarray(state.status)[0])
-        if status != DONE:
-            reason = REASONS[status].removeprefix("Laplace: ")
-            raise InnerProblemError(f"no Laplace approximation at the initial point: {reason}")
-        return phi, np.asarray(state.theta)[0], self._compiled.tangent(state, phi[None])
+    def _find_reference(
+        self, points: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        reasons = []
+        for attempt in range(TRIES):
+            theta, phi = points(attempt)
+            self._reference = phi, theta, np.zeros((self.n_dim, self.size))
+            state, _, _ = self._evaluate(_padded(phi[None], self._compiled.width(1)))
+            status = int(np.asarray(state.status)[0])
+            if status == DONE:
+                return phi, np.asarray(state.theta)[0], self._compiled.tangent(state, phi[None])
+            reasons.append(REASONS[status].removeprefix("Laplace: "))
+        raise InnerProblemError(f"no Laplace approximation at the initial point: {reasons[0]}")
 
     def _evaluate(self, phi: np.ndarray) -> tuple[State, Any, Any]:
         """States of the searches, log densities and gradients, with a pattern that is right at the modes."""

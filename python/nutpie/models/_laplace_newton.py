@@ -1,13 +1,14 @@
 """The mode of the latent variables given the hyper-parameters, by Newton's method with damping.
 
-With H the negative Hessian of the log density by the latent variables, g its gradient and D the magnitude of the diagonal
-of H, a step solves (H + damping D) step = g. It is taken if the log density rises by a part of what the quadratic model
-says; otherwise, and where H + damping D is not positive definite, the damping is raised, and it falls to 0 again where steps
-succeed. g' H^-1 g is the squared distance from the mode in posterior standard deviations. Once it is below `BASIN`, one
-more step makes the distance as small as rounding allows (convergence is quadratic), so that the result does not depend
-on where the search began.
+With H the negative Hessian of the log density by the latent variables, g its gradient and D the magnitude of the
+diagonal of H, a step solves (H + damping D) step = g. It is taken if the log density rises by a part of what the
+quadratic model says; otherwise, and where H + damping D is not positive definite, the damping is raised, and it falls
+to 0 again where steps succeed. g' H^-1 g is the squared distance from the mode in posterior standard deviations. Once
+it is below `BASIN`, one more step makes the distance as small as rounding allows (convergence is quadratic), so that
+the result does not depend on where the search began.
 
-The same code runs on arrays of JAX inside of a compiled function and on NumPy arrays; all arrays have a row for each point.
+The same code runs on arrays of JAX inside of a compiled function and on NumPy arrays. All arrays have a row for each
+point.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ LEAST_GAIN = 1e-4
 ROUNDING = 1e-12
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 0.1, 1e-3, 1e12
 
-#: From rows of latent variables and of hyper-parameters to log densities (k,), their gradients (k, n) and the entries of
-#: the negative Hessians (k, entries).
+#: From rows of latent variables and of hyper-parameters to log densities (k,), their gradients (k, n) and the entries
+#: of the negative Hessians (k, entries).
 Evaluate = Callable[[Any, Any], tuple[Any, Any, Any]]
 
 
@@ -106,7 +107,7 @@ def find_modes(
     if xp is not np:
         import jax
 
-        return jax.lax.while_loop(running, advance, state)  # type: ignore[no-any-return]
+        return jax.lax.while_loop(running, advance, state)
     while running(state):
         state = advance(state)
     return state

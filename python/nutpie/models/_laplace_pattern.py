@@ -1,9 +1,9 @@
 """Where a Hessian has entries, found by products with vectors alone, and how few products tell them all.
 
-The Hessian of n latent variables is never computed as a whole unless n is small. Products with the sums of random groups
-of unit vectors, weighted by codes of their numbers, tell which column a lone entry of a row belongs to; what is known is
-subtracted, and with more groups the rest shows up (peeling, as in sparse recovery). Products with random vectors say
-whether anything is missing.
+The Hessian of n latent variables is never computed as a whole unless n is small. Products with the sums of random
+groups of unit vectors, weighted by codes of their numbers, tell which column a lone entry of a row belongs to; what is
+known is subtracted, and with more groups the rest shows up (peeling, as in sparse recovery). Products with random
+vectors say whether anything is missing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Pattern:
         return int(self.colors.max(initial=-1)) + 1
 
     def vectors(self) -> np.ndarray:
-        """The vectors to multiply, of shape (n_colors, size)."""
+        """Return the vectors to multiply, of shape (n_colors, size)."""
         found = np.zeros((self.n_colors, self.size))
         found[self.colors, np.arange(self.size)] = 1.0
         return found

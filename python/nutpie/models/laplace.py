@@ -11,7 +11,7 @@ import numpy as np
 from nutpie._arguments import choice, flag, whole_number
 from nutpie.models._jax_batch import require
 from nutpie.models._laplace_check import LOG_RATIO, add_laplace_group
-from nutpie.models._laplace_marginal import InnerProblemError, LaplaceMarginal
+from nutpie.models._laplace_marginal import LaplaceMarginal
 from nutpie.models._laplace_pattern import Kind
 from nutpie.models._names import unknown_name
 from nutpie.models.base import BatchDensity, CompiledModel, DrawContext, Variable
@@ -23,9 +23,6 @@ LATENT, HYPER = "theta", "phi"
 
 #: Structures that a user may ask for.
 STRUCTURES = ("auto", "diagonal", "blocks", "banded", "sparse", "dense")
-
-#: Points that are tried as the reference point before giving up.
-REFERENCE_TRIES = 20
 
 #: Bytes of unconstrained draws that are turned into variables at a time.
 EXPAND_BYTES = 64 * 2**20
@@ -60,8 +57,8 @@ def laplace(
     Modes are found by Newton's method with damping, to the precision of floating point, from a start that depends on
     the hyper-parameters alone: the mode at a reference point, moved along its tangent. So the density is a function,
     whatever was evaluated before, also where the latent variables have several modes. If there is no mode, or Newton's
-    method does not get there, the leapfrog step counts as a divergence; the group ``messages`` of the result counts them
-    by reason.
+    method does not get there, the leapfrog step counts as a divergence; the group ``messages`` of the result counts
+    them by reason.
 
     The structure of the Hessian is found from products with vectors, and checked at each point that is evaluated. Cost
     and memory grow as the number n of latent variables if they are independent given the rest, form small blocks, or
@@ -131,14 +128,14 @@ def laplace(
     """
     require("laplace()", "jax", "jax")
     choice("structure", structure, STRUCTURES)
-    kind: Kind | None = None if structure == "auto" else structure  # type: ignore[assignment]
+    kind: Kind | None = None if structure == "auto" else structure
     most = whole_number("max_iterations", max_iterations, least=1)
     if (theta_init is None) != (phi_init is None) or (theta_init is None) == (latent is None):
         raise TypeError(
-            "laplace() takes a function log_joint(theta, phi) with theta_init and phi_init, or a model with latent, the "
-            "names of its latent variables"
+            "laplace() takes a function log_joint(theta, phi) with theta_init and phi_init, or a model with latent, "
+            "the names of its latent variables"
         )
-    options = {
+    options: dict[str, Any] = {
         "kind": kind,
         "max_iterations": most,
         "latent_draws": flag("latent_draws", latent_draws),
@@ -159,7 +156,9 @@ def _from_log_joint(
     from nutpie.models.jax import from_jax
 
     if args or not callable(log_joint):
-        raise TypeError("with theta_init and phi_init, the only positional argument is a function log_joint(theta, phi)")
+        raise TypeError(
+            "with theta_init and phi_init, the only positional argument is a function log_joint(theta, phi)"
+        )
     example = {HYPER: phi_init, LATENT: theta_init}
     joint = from_jax(lambda p: log_joint(p[LATENT], p[HYPER]), example, **kwargs)
     leaves = named_leaves(example)
@@ -217,7 +216,7 @@ class CompiledLaplaceModel(CompiledModel):
         self.marginal = self._make_marginal(kind, max_iterations)
 
     def _make_marginal(self, kind: Kind | None, max_iterations: int) -> LaplaceMarginal:
-        logp: Callable[[Any], Any] = self._joint.jax_logp()  # type: ignore[attr-defined]
+        logp: Callable[[Any], Any] = self._joint.jax_logp()
         latent, hyper = self._latent, self._hyper
         order = np.argsort(np.concatenate([hyper, latent]))
 
@@ -226,17 +225,11 @@ class CompiledLaplaceModel(CompiledModel):
 
             return logp(jnp.concatenate([phi, theta])[order])
 
-        error: InnerProblemError | None = None
-        for attempt in range(REFERENCE_TRIES):
+        def points(attempt: int) -> tuple[np.ndarray, np.ndarray]:
             point = self._start if attempt == 0 and self._start is not None else self._full_start((0, attempt))
-            try:
-                return LaplaceMarginal(
-                    log_joint, point[latent], point[hyper], kind=kind, max_iterations=max_iterations
-                )
-            except InnerProblemError as found:
-                error = error or found
-        assert error is not None
-        raise error
+            return point[latent], point[hyper]
+
+        return LaplaceMarginal(log_joint, points, kind=kind, max_iterations=max_iterations)
 
     @property
     def n_dim(self) -> int:
@@ -353,7 +346,7 @@ class CompiledLaplaceModel(CompiledModel):
         return changed[self._hyper]
 
     def data_groups(self) -> dict[str, dict[str, np.ndarray]]:
-        """Groups of data, as of the joint model."""
+        """Return groups of data, as of the joint model."""
         return self._joint.data_groups()
 
     def data_dims(self) -> dict[str, tuple[str, ...]]:
