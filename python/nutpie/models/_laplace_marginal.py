@@ -23,7 +23,7 @@ import numpy as np
 from nutpie.models._jax_batch import precision
 from nutpie.models._laplace_algebra import algebra_for
 from nutpie.models._laplace_newton import DONE, INDEFINITE, NOT_FINITE, STUCK, State, find_modes
-from nutpie.models._laplace_pattern import Kind, Pattern, find_entries, make_pattern, union
+from nutpie.models._laplace_pattern import WHOLE, Kind, Pattern, find_entries, fits, make_pattern, union
 
 __all__ = ["InnerProblemError", "LaplaceMarginal"]
 
@@ -339,25 +339,29 @@ class LaplaceMarginal:
         """Find the entries of the Hessian at and near the first points; None if there are too many."""
         if self._kind == "dense":
             return None
-        found: list[Any] = []
+        found, looks = None, 0
         for look in range(TRIES):
-            if len(found) == LOOKS:
+            if looks == LOOKS:
                 break
             theta, phi = points(look // 2)
             away = SPREAD * (look % 2)
             at = theta + away * self._rng.normal(size=self.size), phi + away * self._rng.normal(size=self.n_dim)
             if not np.isfinite(self._multiply(*at, self._probe[None])).all():
                 continue
-            entries = find_entries(partial(self._multiply, *at), self.size, self._rng)
+            looks += 1
+            product = partial(self._multiply, *at)
+            if found is not None and self.size > WHOLE and fits(product, make_pattern(found, self.size), self._rng):
+                continue
+            entries = find_entries(product, self.size, self._rng)
             if entries is None:
                 return None
-            found.append(entries)
-        if not found:
+            found = entries if found is None else union([found, entries])
+        if found is None:
             raise InnerProblemError(
                 "the Hessian of the log density by the latent variables is not finite at any of the points that were "
                 "tried: give another initial point"
             )
-        return union(found)
+        return found
 
     def _build(self) -> None:
         self.pattern = make_pattern(self._entries, self.size, self._kind)

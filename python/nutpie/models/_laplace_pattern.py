@@ -16,7 +16,7 @@ import numpy as np
 
 from nutpie import _lib
 
-__all__ = ["Pattern", "find_entries", "make_pattern"]
+__all__ = ["Kind", "Pattern", "find_entries", "fits", "make_pattern", "union"]
 
 #: From a matrix of vectors (m, n) to their products with the Hessian, (m, n).
 Product = Callable[[np.ndarray], np.ndarray]
@@ -27,7 +27,7 @@ Kind = Literal["diagonal", "blocks", "banded", "sparse", "dense"]
 WHOLE = 200
 
 #: Numbers of groups to try. A row of about a third as many entries can be told.
-GROUPS = (4, 8, 16, 32, 64, 128, 256)
+GROUPS = (2, 8, 16, 32, 64, 128, 256)
 
 #: Entries below this multiple of the largest of their row are not looked for, and nothing above it may be missed.
 SMALLEST = 1e-10
@@ -169,6 +169,18 @@ def _peel(product: Product, known: Any, size: int, groups: int, rng: np.random.G
     at = known.tocoo()
     new = ~np.isin(pairs, at.row.astype(np.int64) * size + at.col)
     return sp.csr_matrix((values[new], (pairs[new] // size, pairs[new] % size)), shape=(size, size))
+
+
+def fits(product: Product, pattern: Pattern, rng: np.random.Generator) -> bool:
+    """Whether a matrix has no entries but those of a pattern."""
+    import scipy.sparse as sp
+
+    values = np.asarray(product(pattern.vectors()))[pattern.read_colors, pattern.read_rows]
+    lower = sp.csr_matrix((values, (pattern.rows, pattern.cols)), shape=(pattern.size, pattern.size))
+    matrix = lower + sp.tril(lower, -1).T
+    probes = rng.normal(size=(2, pattern.size))
+    truth = np.asarray(product(probes))
+    return bool((np.abs(truth - (matrix @ probes.T).T) <= MISSED * np.abs(truth).max(axis=0)).all())
 
 
 def make_pattern(entries: Any | None, size: int, kind: Kind | None = None) -> Pattern:
