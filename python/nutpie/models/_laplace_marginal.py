@@ -322,7 +322,7 @@ class LaplaceMarginal:
             return jax.vmap(jax.linearize(lambda t: gradient(t, phi), theta)[1])(vectors)
 
         compiled = jax.jit(product)
-        rows = max(1, min(32, MOST_NUMBERS // max(self.size, 1)))
+        rows = max(1, min(32, (MOST_NUMBERS >> 3) // max(self.size, 1)))
 
         def multiply(theta: np.ndarray, phi: np.ndarray, vectors: np.ndarray) -> np.ndarray:
             found = np.empty((len(vectors), self.size))
