@@ -173,8 +173,15 @@ def test_log_likelihood_by_keyword(schools):
 @by_itself
 def test_options_of_the_compilation(schools):
     assert pm_sample(schools, draws=10, backend="numba", compile_kwargs={"freeze_model": True}).posterior["mu"].size
-    with pytest.raises(ValueError, match="backend='jax' is not available"):
-        pm_sample(schools, backend="jax")
+    with pytest.raises(ValueError, match="backend='torch' is not available"):
+        pm_sample(schools, backend="torch")
+
+
+@by_itself
+def test_the_backend_jax(schools):
+    pytest.importorskip("jax")
+    stored = pm_sample(schools, draws=10, backend="jax", compile_kwargs={"gradient_backend": "jax"})
+    assert stored.posterior["mu"].size
 
 
 def test_the_hook_that_pymc_looks_for_in_marimo_notebooks():

@@ -17,9 +17,12 @@ from nutpie.progress import STOP, ChainProgress
 from nutpie.sample import sample
 
 if TYPE_CHECKING:
+    from nutpie.gradient import check_gradient
     from nutpie.metric_plots import plot_metric
+    from nutpie.models.function import from_logp, from_pyfunc
     from nutpie.models.jax import from_jax
     from nutpie.models.laplace import laplace
+    from nutpie.models.native import from_cfunc, from_library
     from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
@@ -30,11 +33,16 @@ __all__ = [
     "ChainProgress",
     "SamplingWarning",
     "__version__",
+    "check_gradient",
     "compile_pymc_model",
     "compile_stan_model",
     "diagnose",
+    "from_cfunc",
     "from_jax",
+    "from_library",
+    "from_logp",
     "from_numpyro",
+    "from_pyfunc",
     "include_dir",
     "laplace",
     "plot_metric",
@@ -45,11 +53,16 @@ __all__ = [
 
 #: Names that are imported at first use, so that `import nutpie` stays quick.
 _LAZY = {
+    "check_gradient": "nutpie.gradient",
     "compile_pymc_model": "nutpie.models.pymc",
     "compile_stan_model": "nutpie.models.stan",
     "from_jax": "nutpie.models.jax",
     "from_numpyro": "nutpie.models.numpyro",
     "laplace": "nutpie.models.laplace",
+    "from_cfunc": "nutpie.models.native",
+    "from_library": "nutpie.models.native",
+    "from_logp": "nutpie.models.function",
+    "from_pyfunc": "nutpie.models.function",
     "plot_metric": "nutpie.metric_plots",
     "plot_run": "nutpie.plots",
     "prune_stan_cache": "nutpie.models.stan",

@@ -66,7 +66,8 @@ def sample(
     Parameters
     ----------
     compiled_model : CompiledModel
-        What `nutpie.compile_pymc_model` and `nutpie.compile_stan_model` return.
+        What `nutpie.compile_pymc_model`, `nutpie.compile_stan_model`, `nutpie.from_logp`, `nutpie.from_cfunc` and their
+        like return.
     draws : int, default 1000
         Draws of each chain after warm-up. May be 0.
     tune : int, optional
@@ -78,7 +79,8 @@ def sample(
         Number of chains.
     cores : int, optional
         Number of threads that run chains; by default as many as the process may use. There may be more chains than
-        cores.
+        cores. Chains of a density that is a Python function share one thread and its calls, unless the function
+        releases the lock of the interpreter.
     seed : int, optional
         Seed of all random numbers, from 0 to 2**64 - 1. Random by default, and kept in the result.
     init : float, array_like, dict, list, callable or earlier result, optional
@@ -223,8 +225,8 @@ def sample(
     if not isinstance(compiled_model, CompiledModel):
         kind = type(compiled_model).__name__
         raise TypeError(
-            "sample() takes what nutpie.compile_pymc_model(model) or nutpie.compile_stan_model(...) returns, not an "
-            f"object of type {kind}"
+            "sample() takes what nutpie.compile_pymc_model(model), nutpie.compile_stan_model(...) or one of the "
+            f"functions nutpie.from_... returns, not an object of type {kind}"
         )
     counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
     plan = Plan(
@@ -246,7 +248,7 @@ def sample(
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
     _check_sampler(plan, compiled_model.n_dim)
-    density = compiled_model.density()
+    density = compiled_model.density_for(plan.chains)
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
     metrics = metrics_for_chains(metric, compiled_model.unconstrained_names, plan.chains)
     display = make_display(progress_bar, background=not blocking)

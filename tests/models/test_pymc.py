@@ -208,9 +208,9 @@ def test_fallback_without_numba_internals(regression):
     from nutpie.models._numba_bridge import Callback, build_callback_cfunc
 
     _, compiled = regression
-    programs = compiled._programs
-    jit_fn = programs.callback.keep_alive[-1]
-    kinds = [(a.dtype, a.ndim) for a in compiled._table.arrays]
+    logp, table = compiled.density().keep_alive
+    jit_fn = logp.callback.keep_alive[-1]
+    kinds = [(a.dtype, a.ndim) for a in table.arrays]
     callback = build_callback_cfunc(jit_fn, compiled.n_dim, kinds)
     assert isinstance(callback, Callback)
     x = np.random.default_rng(5).normal(size=compiled.n_dim)
@@ -220,7 +220,7 @@ def test_fallback_without_numba_internals(regression):
         function = LogpPrototype(callback.address)
         return function(compiled.n_dim, x.ctypes.data, gradient.ctypes.data, logp.ctypes.data, table.address)
 
-    assert call(compiled._table) == OK
+    assert call(table) == OK
     _, value, expected = evaluate(compiled, x)
     assert logp[0] == value
     np.testing.assert_array_equal(gradient, expected)
@@ -229,17 +229,18 @@ def test_fallback_without_numba_internals(regression):
 def test_exception_without_numba_internals(careful):
     from nutpie.models._numba_bridge import build_callback_cfunc
 
-    kinds = [(a.dtype, a.ndim) for a in careful._table.arrays]
-    callback = build_callback_cfunc(careful._programs.callback.keep_alive[-1], careful.n_dim, kinds)
+    logp, table = careful.density().keep_alive
+    kinds = [(a.dtype, a.ndim) for a in table.arrays]
+    callback = build_callback_cfunc(logp.callback.keep_alive[-1], careful.n_dim, kinds)
     x, gradient, logp = np.zeros(1), np.zeros(1), np.zeros(1)
 
     def call(table):
         function = LogpPrototype(callback.address)
         return function(1, x.ctypes.data, gradient.ctypes.data, logp.ctypes.data, table.address)
 
-    assert call(careful._table) == OK
+    assert call(table) == OK
     with pytest.raises(AssertionError, match="limit exceeded"):
-        call(careful.with_data(limit=-1.0)._table)
+        call(careful.with_data(limit=-1.0).density().keep_alive[1])
 
 
 # ------------------------------------------------------------------------------------------------- memory, threads
@@ -433,9 +434,9 @@ def test_errors_of_arguments():
         compile_pymc_model(model, jitter_rvs={"alhpa"})
     with pytest.raises(ValueError, match="did you mean 'alpha'"):
         compile_pymc_model(model, initial_points={"alpah": 1.0})
-    with pytest.raises(ValueError, match="choose from 'numba'"):
+    with pytest.raises(ValueError, match="choose from 'numba', 'jax'"):
         compile_pymc_model(model, backend="tensorflow")
-    with pytest.raises(ValueError, match="gradient_backend"):
+    with pytest.raises(ValueError, match="gradient_backend='jax' needs backend='jax'"):
         compile_pymc_model(model, gradient_backend="jax")
     with pytest.raises(ValueError, match="'support_point', 'prior'"):
         compile_pymc_model(model, default_initialization_strategy="moment")

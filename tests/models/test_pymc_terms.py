@@ -198,10 +198,11 @@ MODELS = {
 @pytest.fixture
 def no_numba(monkeypatch):
     """Leave out the log density with its gradient, which takes seconds to compile and is not used."""
+    from nutpie.models._numba_bridge import Callback
 
     no_indices = IndexChecks(pt.constant(0.0), pt.vector(), [])
-    monkeypatch.setattr("nutpie.models._pymc_graph.logp_and_gradient", lambda *_: (None, [], [], no_indices))
-    monkeypatch.setattr("nutpie.models._numba_bridge.build_callback", lambda *_: None)
+    monkeypatch.setattr("nutpie.models._pymc_numba.logp_and_gradient", lambda *_, **__: (None, [], [], no_indices))
+    monkeypatch.setattr("nutpie.models._pymc_numba.build_callback", lambda *_: Callback(0, None))
 
 
 def random_draws(compiled, n=12, seed=1):

@@ -1,7 +1,8 @@
 /* nutpie.h: what a compiled log density looks like to nutpie.
  *
- * A model is one C function. It is called from several threads at once, with distinct x, grad and logp, and must not
- * write anywhere else without a lock of its own. Nothing here depends on Python: a density runs without its interpreter.
+ * A model is one C function, and perhaps a second one that computes what a result holds. The first is called from several
+ * threads at once, with distinct x, grad and logp, and must not write anywhere else without a lock of its own. Nothing here
+ * depends on Python: a density runs without its interpreter.
  */
 #ifndef NUTPIE_H
 #define NUTPIE_H
@@ -9,7 +10,7 @@
 #include <stdint.h>
 
 /* Version of this interface. It grows when something is added and changes its thousands when something else changes. */
-#define NUTPIE_ABI_VERSION 1
+#define NUTPIE_ABI_VERSION 2
 
 /* Return codes. Zero is success. Positive: the density is not defined at x; the leapfrog step counts as a divergence and
  * sampling goes on. Negative: something is wrong with the model itself; the run ends and keeps the draws so far. */
@@ -34,6 +35,17 @@ extern "C" {
  * user_data  whatever was registered with the function
  */
 typedef int64_t (*nutpie_logp_fn)(uint64_t dim, const double *x, double *grad, double *logp, void *user_data);
+
+/* Variables of the result at a draw; since version 2. A positive code makes them NaN for this draw, a negative one is an
+ * error. It is called after the run, by one thread.
+ *
+ * dim        number of parameters
+ * n_out      number of elements of all variables
+ * x          in: the draw, dim numbers
+ * out        out: the variables one after the other, each in the order of C, n_out numbers
+ * user_data  the same as that of the log density
+ */
+typedef int64_t (*nutpie_expand_fn)(uint64_t dim, uint64_t n_out, const double *x, double *out, void *user_data);
 
 #ifdef __cplusplus
 }

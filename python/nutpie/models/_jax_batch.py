@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from nutpie._arguments import choice
 
-__all__ = ["BatchedDensity", "BatchedFunction", "Dtype", "precision", "require"]
+__all__ = ["BatchedDensity", "BatchedFunction", "Dtype", "precision", "require", "shape_of", "trace", "traced_in"]
 
 Dtype = Literal["float64", "float32"]
 
-#: Steps between the numbers of rows that a density is compiled for. A round has fewer points when chains have ended, and
-#: compiling takes longer than some rows that are not needed.
+T = TypeVar("T")
+
+#: Steps between the numbers of rows that a density is compiled for, and the number below which there are none. A round
+#: has fewer points when chains have ended, and compiling takes longer than some rows that are not needed.
 WIDTH_FACTOR = 4
+SMALL_WIDTH = 8
 
 #: Bytes of results of a call that `BatchedFunction` aims to stay below.
 RESULT_MEMORY = 16 * 2**20
@@ -45,9 +49,76 @@ def precision(dtype: Dtype) -> contextlib.AbstractContextManager[Any]:
 
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64
+    older: contextlib.AbstractContextManager[Any] = importlib.import_module("jax.experimental").enable_x64()
+    return older
 
-    return enable_x64()
+
+def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """Let JAX read a function of Python once.
+
+    Its arrays, such as data, become arguments: compiled code does not repeat them, and no trace refers to the arrays of
+    the user. (While one does, JAX 0.10 takes them to be of the precision of that trace, also in other functions.)
+
+    Parameters
+    ----------
+    function
+        The function.
+    dtype
+        What it computes in.
+    *arguments
+        Shapes and dtypes of its arguments.
+
+    Returns
+    -------
+    callable
+        Takes the constants, then the arguments.
+    list
+        The constants.
+    """
+    import jax
+    from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+    program, result = traced_in(dtype, lambda: jax.make_jaxpr(_once(function), return_shape=True)(*arguments))
+    structure, jaxpr = jax.tree_util.tree_structure(result), program.jaxpr
+    constants = [np.array(c) if isinstance(c, np.ndarray) else c for c in program.consts]
+
+    def call(constants: Sequence[Any], *arguments: Any) -> Any:
+        flat = jax.tree_util.tree_leaves(arguments)
+        return jax.tree_util.tree_unflatten(structure, jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*flat))
+
+    return call, constants
+
+
+def shape_of(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> Any:
+    """Return shapes and dtypes of what a function returns."""
+    import jax
+
+    return traced_in(dtype, lambda: jax.eval_shape(_once(function), *arguments))
+
+
+def traced_in(dtype: Dtype, trace: Callable[[], T]) -> T:
+    """Call what traces functions of the user, in a precision."""
+    import jax
+
+    with precision(dtype):
+        try:
+            return trace()
+        except TypeError:
+            # An array of the user may be of the precision of an older trace that refers to it; see `trace`.
+            jax.clear_caches()
+            return trace()
+
+
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as another object: JAX keeps traces as long as the function lives that it traced."""
+    return lambda *arguments: function(*arguments)
+
+
+def _on_device(arrays: Sequence[Any], dtype: Dtype) -> list[Any]:
+    import jax
+
+    with precision(dtype):
+        return [jax.device_put(array) for array in arrays]
 
 
 class BatchedDensity:
@@ -57,30 +128,39 @@ class BatchedDensity:
     ----------
     function
         From a point of shape (n_dim,), and perhaps arrays of data, to the log density and its gradient.
+    n_dim
+        Number of parameters.
     dtype
         What it computes in.
+    data
+        Arrays of data with the shapes that they will have.
     """
 
-    def __init__(self, function: Callable[..., tuple[Any, Any]], dtype: Dtype) -> None:
+    def __init__(
+        self, function: Callable[..., tuple[Any, Any]], n_dim: int, dtype: Dtype, data: Sequence[np.ndarray] = ()
+    ) -> None:
         import jax
 
-        def every(points: Any, data: Sequence[Any]) -> tuple[Any, Any]:
-            return jax.vmap(lambda point: function(point, *data))(points)
+        def every(points: Any, constants: Sequence[Any], data: Sequence[Any]) -> tuple[Any, Any]:
+            logp, gradient = jax.vmap(lambda point: traced(constants, point, *data))(points)
+            return logp, gradient
 
+        point = jax.ShapeDtypeStruct((n_dim,), dtype)
+        traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
         self._function = jax.jit(every)
+        self._constants = _on_device(constants, dtype)
         self._dtype = dtype
 
-    def for_run(self, data: Sequence[np.ndarray] = ()) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def for_run(
+        self, data: Sequence[np.ndarray] = (), *, chains: int = 1
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Return a function from points of shape (k, n_dim) to log densities (k,) and gradients (k, n_dim).
 
-        The number of rows of a call depends on what this function was called with before, and on nothing else: in the
-        last digit the result depends on it, and runs should be repeatable.
+        The number of rows of a call depends on the number of chains and on what this function was called with before,
+        and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
-        import jax
-
-        most = 1
-        with precision(self._dtype):
-            held = [jax.device_put(array) for array in data]
+        most = chains
+        held = _on_device(data, self._dtype)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             nonlocal most
@@ -94,16 +174,16 @@ class BatchedDensity:
         rows = len(points)
         points = _padded(points.astype(self._dtype, copy=False), width)
         with precision(self._dtype):
-            logp, gradient = self._function(points, data)
+            logp, gradient = self._function(points, self._constants, data)
             return np.asarray(logp)[:rows], np.asarray(gradient)[:rows]
 
 
 def _width(rows: int, most: int) -> int:
     """Choose the smallest of ``most`` and its parts by `WIDTH_FACTOR` that has at least ``rows``."""
     width = most
-    while width // WIDTH_FACTOR >= rows:
+    while width > SMALL_WIDTH and width // WIDTH_FACTOR >= rows:
         width //= WIDTH_FACTOR
-    return 1 if rows == 1 else width
+    return width
 
 
 class BatchedFunction:
@@ -136,11 +216,14 @@ class BatchedFunction:
             order[:] = found
             return found
 
-        with precision(dtype):
-            results = jax.eval_shape(ordered, *arguments)
+        results = shape_of(ordered, dtype, *arguments)
         # JAX sorts the keys of dicts.
         self.results = {name: (tuple(results[name].shape), np.dtype(results[name].dtype)) for name in order}
-        self._function = jax.jit(jax.vmap(function))
+        traced, constants = trace(function, dtype, *arguments)
+        self._constants = _on_device(constants, dtype)
+        self._function = jax.jit(
+            lambda constants, *arguments: jax.vmap(lambda *row: traced(constants, *row))(*arguments)
+        )
         self._dtype = dtype
         self._with_seeds = with_seeds
         row = sum(math.prod(shape) * kind.itemsize for shape, kind in self.results.values()) + 8 * n_dim
@@ -166,7 +249,7 @@ class BatchedFunction:
         # Few widths, so that few are compiled: 8, 64, 512.
         width = min(self._most_rows, 8 ** max(1, math.ceil(math.log(rows, 8) - 1e-9)))
         with precision(self._dtype):
-            results = self._function(*(_padded(argument, width) for argument in arguments))
+            results = self._function(self._constants, *(_padded(argument, width) for argument in arguments))
             return {name: np.asarray(value)[:rows] for name, value in results.items()}
 
 

@@ -71,7 +71,7 @@ class JaxModel(CompiledModel):
     ) -> None:
         self._functions = functions
         self._blocks = list(blocks)
-        self._batch = BatchedDensity(functions.logp_and_gradient, functions.dtype)
+        self._batch = BatchedDensity(functions.logp_and_gradient, self.n_dim, functions.dtype)
         self._expand = BatchedFunction(functions.expand, self.n_dim, functions.dtype, with_seeds=functions.with_seeds)
         self._coords = {name: np.asarray(values) for name, values in (coords or {}).items()}
         shapes = {name: shape for name, (shape, _) in self._expand.results.items()}
@@ -120,7 +120,11 @@ class JaxModel(CompiledModel):
 
     def density(self) -> BatchDensity:
         """Return the log density and its gradient, at many points at once."""
-        return BatchDensity(self._batch.for_run())
+        return self.density_for(1)
+
+    def density_for(self, chains: int) -> BatchDensity:
+        """Return the same for a run of so many chains."""
+        return BatchDensity(self._batch.for_run(chains=chains))
 
     def jax_logp(self) -> Callable[[Any], Any]:
         """Return the log density as a function of JAX of a point of shape (n_dim,)."""

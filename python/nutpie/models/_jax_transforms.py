@@ -1,7 +1,7 @@
 """Transforms from unconstrained numbers to the support of a variable, with the logarithm of their Jacobian.
 
-With a transform ``y = f(x)``, a density of ``y`` becomes the density ``p(f(x)) |det df/dx|`` of ``x``. Those for simplexes
-and ordered vectors are the ones of the Stan Reference Manual.
+With a transform ``y = f(x)``, a density ``p`` of ``y`` becomes the density ``p(f(x)) |det df/dx|`` of ``x``. A simplex
+is made by breaking a stick, an ordered vector by adding up positive steps, as in the Stan Reference Manual.
 """
 
 from __future__ import annotations
@@ -96,26 +96,32 @@ def _ordered() -> Transform:
     return Transform("ordered", forward, lambda x: x[..., 1:], inverse, "in increasing order along the last axis")
 
 
-def _interval(lower: float | None, upper: float | None) -> Transform:
+def _above(lower: float) -> Transform:
     import jax.numpy as jnp
 
-    if lower is None and upper is None:
-        raise ValueError("an interval needs at least one bound")
-    if lower is not None and upper is not None:
-        unit, width = _unit_interval(), upper - lower
-        return Transform(
-            "interval",
-            lambda x: lower + width * unit.forward(x),
-            lambda x: unit.log_det(x) + np.log(width),
-            lambda y: jnp.log(y - lower) - jnp.log(upper - y),
-            f"between {lower:g} and {upper:g}",
-        )
-    if lower is not None:
-        return Transform(
-            "interval", lambda x: lower + jnp.exp(x), lambda x: x, lambda y: jnp.log(y - lower), f"above {lower:g}"
-        )
+    return Transform(
+        "interval", lambda x: lower + jnp.exp(x), lambda x: x, lambda y: jnp.log(y - lower), f"above {lower:g}"
+    )
+
+
+def _below(upper: float) -> Transform:
+    import jax.numpy as jnp
+
     return Transform(
         "interval", lambda x: upper - jnp.exp(x), lambda x: x, lambda y: jnp.log(upper - y), f"below {upper:g}"
+    )
+
+
+def _between(lower: float, upper: float) -> Transform:
+    import jax.numpy as jnp
+
+    unit, width = _unit_interval(), upper - lower
+    return Transform(
+        "interval",
+        lambda x: lower + width * unit.forward(x),
+        lambda x: unit.log_det(x) + np.log(width),
+        lambda y: jnp.log(y - lower) - jnp.log(upper - y),
+        f"between {lower:g} and {upper:g}",
     )
 
 
@@ -128,8 +134,8 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
 }
 
 _FORMS = (
-    f"one of {', '.join(map(repr, TRANSFORMS))}, a pair of bounds such as (0, 10) or (None, 0), or a tuple of functions "
-    "(forward, log_det) or (forward, log_det, inverse)"
+    f"one of {', '.join(map(repr, TRANSFORMS))}, a pair of bounds such as (0, 10) or (None, 0), or a tuple of "
+    "functions (forward, log_det) or (forward, log_det, inverse)"
 )
 
 
@@ -154,13 +160,13 @@ def make_transform(name: str, given: Any) -> Transform:
         return Transform("transformed", forward, log_det, inverse, "in the range of its transform")
     if isinstance(given, tuple | list) and len(given) == 2 and all(_is_bound(bound) for bound in given):
         lower, upper = (None if bound is None else float(bound) for bound in given)
-        finite = [bound for bound in (lower, upper) if bound is not None]
-        if not finite or not np.isfinite(finite).all() or (len(finite) == 2 and finite[0] >= finite[1]):
-            raise ValueError(
-                f"{what} has the bounds {given[0]} and {given[1]}: they must be finite and in order, and one of them "
-                "may be None"
-            )
-        return _interval(lower, upper)
+        ordered = lower is None or upper is None or lower < upper
+        if not ordered or not np.isfinite([bound for bound in (lower, upper) if bound is not None]).all():
+            raise ValueError(f"{what} has the bounds {given[0]} and {given[1]}: they must be finite and in order")
+        if lower is not None:
+            return _above(lower) if upper is None else _between(lower, upper)
+        if upper is not None:
+            return _below(upper)
     raise TypeError(f"{what} must be {_FORMS}, not {given!r}")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nutpie.models._jax_batch import Dtype, precision
-from nutpie.models._jax_transforms import Transform, make_transform
+from nutpie.models._jax_batch import Dtype, precision, shape_of
+from nutpie.models._jax_transforms import make_transform
 from nutpie.models._layout import layout_of, split_point
 from nutpie.models._names import unknown_name
 from nutpie.models._values import value_of_shape
@@ -84,8 +84,7 @@ class ParameterTree:
         self._structure = jax.tree_util.tree_structure(example)
         self._transforms = {name: make_transform(name, given) for name, given in transforms.items()}
         self._dtype = dtype
-        with precision(dtype):
-            unconstrained = [self._unconstrained_shape(name) for name in leaves]
+        unconstrained = [self._unconstrained_shape(name) for name in leaves]
         value_names = [
             f"{name}_{self._transforms[name].name}__" if name in self._transforms else name for name in leaves
         ]
@@ -104,8 +103,8 @@ class ParameterTree:
             raise ValueError(f"the transform of {name!r} is {transform.name!r}, which is for arrays, not for a number")
         found = shape
         if transform.inverse is not None:
-            found = tuple(jax.eval_shape(transform.inverse, jax.ShapeDtypeStruct(shape, self._dtype)).shape)
-        result = tuple(jax.eval_shape(transform.forward, jax.ShapeDtypeStruct(found, self._dtype)).shape)
+            found = tuple(shape_of(transform.inverse, self._dtype, jax.ShapeDtypeStruct(shape, self._dtype)).shape)
+        result = tuple(shape_of(transform.forward, self._dtype, jax.ShapeDtypeStruct(found, self._dtype)).shape)
         if result != shape:
             raise ValueError(
                 f"the transform of {name!r} makes an array of shape {result} from one of shape {found}, but "

@@ -84,7 +84,7 @@ def find_sites(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     found: list[Sites] = []
 
     def look() -> dict[str, Any]:
-        trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
+        trace = handlers.trace(handlers.seed(_without_keys(model), 0)).get_trace(*args, **kwargs)
         for site in trace.values():
             _check(site)
         found.append(_sites_of(trace))
@@ -97,6 +97,22 @@ def find_sites(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     order = {site.name: i for i, site in enumerate(sites.observed)}
     observed.sort(key=lambda site: order[site.name])
     return Sites(sites.latent, sites.deterministic, observed, sites.dims)
+
+
+def _without_keys(model: Any) -> Any:
+    """Wrap the model in a handler that refuses to draw random keys, of which a trace says nothing."""
+    from numpyro.primitives import Messenger
+
+    class Refuse(Messenger):  # type: ignore[misc, unused-ignore]
+        def process_message(self, msg: Any) -> None:
+            # A handler inside of this one may have given it a key already.
+            if msg["type"] == "prng_key" and msg["value"] is None and msg["kwargs"].get("rng_key") is None:
+                raise ValueError(
+                    "the model draws a random key (numpyro.prng_key), and NUTS needs a density that is the same at "
+                    "each call: wrap the model in numpyro.handlers.seed(model, 0) to hold its random numbers fixed"
+                )
+
+    return Refuse(model)
 
 
 def _sites_of(trace: Mapping[str, Any]) -> Sites:
@@ -170,23 +186,18 @@ def _check(site: Mapping[str, Any]) -> None:
                 f"the plate {name!r} takes a random part of the data, {subsample} of {size}, and NUTS needs a density "
                 "that is the same at each call: use all data, or numpyro's HMCECS, which is made for subsamples"
             )
-    elif kind == "prng_key":
-        raise ValueError(
-            "the model draws a random key (numpyro.prng_key), and NUTS needs a density that is the same at each call: "
-            "wrap the model in numpyro.handlers.seed(model, 0) to hold its random numbers fixed"
-        )
     elif kind in ("param", "mutable"):
         raise ValueError(
-            f"the model has {name!r}, a site of numpyro.{kind}, which has no prior: make it a numpyro.sample, or hold it "
-            "fixed with numpyro.handlers.substitute"
+            f"the model has {name!r}, a site of numpyro.{kind}, which has no prior: make it a numpyro.sample, or "
+            "hold it fixed with numpyro.handlers.substitute"
         )
     elif kind == "sample" and not site["is_observed"]:
         distribution = _distribution(site["fn"])
         if site["fn"].support.is_discrete:
             raise ValueError(
                 f"the latent variable {name!r} is discrete ({distribution}), and NUTS needs a density that is "
-                "differentiable: sum it out of the model (for example with numpyro.distributions.MixtureSameFamily), or "
-                "use numpyro's DiscreteHMCGibbs"
+                "differentiable: sum it out of the model (for example with numpyro.distributions.MixtureSameFamily), "
+                "or use numpyro's DiscreteHMCGibbs"
             )
         if distribution == "Delta":
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nutpie.models._jax_batch import Dtype, precision
+from nutpie.models._jax_batch import Dtype, precision, trace
 from nutpie.models._layout import Block, split_point
 from nutpie.models._names import unknown_name
 from nutpie.models._numpyro_sites import Sites
@@ -53,6 +53,7 @@ class Unconstrain:
         self._sites = sites
         self._latent = {site.name: site for site in sites.latent}
         self._dtype = dtype
+        self._n_dim = blocks[-1].stop if blocks else 0
 
     def __call__(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
         """Replace the part of ``base`` that ``values`` give, by the name of a variable or of an unconstrained one."""
@@ -91,7 +92,8 @@ class Unconstrain:
             inside = np.isfinite(point[block.start : block.stop]).all()
             if not (inside and np.allclose(back[name], value, rtol=TOLERANCE, atol=TOLERANCE)):
                 raise ValueError(
-                    f"the value of {name!r} is outside the support of its distribution, {self._latent[name].distribution}"
+                    f"the value of {name!r} is outside the support of its distribution, "
+                    f"{self._latent[name].distribution}"
                 )
 
     def _not_latent(self, name: str) -> str:
@@ -135,7 +137,7 @@ class Unconstrain:
             found: dict[str, Any] = constrain_fn(*self._call, {block.name: part for block, part in parts})
             return found
 
-        return jax.jit(constrain)
+        return self._compiled(constrain, jax.ShapeDtypeStruct((self._n_dim,), self._dtype))
 
     @functools.cached_property
     def _transform(self) -> Callable[[Any], dict[str, Any]]:
@@ -148,7 +150,8 @@ class Unconstrain:
             trace = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
             return self._inverted(trace)
 
-        return jax.jit(transform)
+        shapes = {site.name: jax.ShapeDtypeStruct(site.shape, self._dtype) for site in self._sites.latent}
+        return self._compiled(transform, shapes)
 
     @functools.cache  # noqa: B019 (as many as there are models)
     def _prior(self, strategy: Any) -> Callable[[Any], dict[str, Any]]:
@@ -164,7 +167,14 @@ class Unconstrain:
                 seeded = handlers.substitute(seeded, substitute_fn=rule if _is_bound(rule) else rule())
             return self._inverted(handlers.trace(seeded).get_trace(*args, **kwargs))
 
-        return jax.jit(draw)
+        return self._compiled(draw, jax.ShapeDtypeStruct((), np.uint32))
+
+    def _compiled(self, function: Callable[[Any], Any], argument: Any) -> Callable[[Any], dict[str, Any]]:
+        import jax
+
+        traced, constants = trace(function, self._dtype, argument)
+        compiled = jax.jit(traced)
+        return lambda given: compiled(constants, given)
 
     def _inverted(self, trace: Mapping[str, Any]) -> dict[str, Any]:
         from numpyro.distributions import biject_to

@@ -40,17 +40,19 @@ class JaxLogp:
             model, blocks, mode="JAX", with_gradient=gradient_backend == "pytensor"
         )
         self._differentiate = gradient_backend == "jax"
-        # Numbers among the data may be lengths, which JAX has to know when it compiles.
+        self._n_dim = blocks[-1].stop if blocks else 0
+        # By lengths and numbers, which may be lengths of something: JAX has to know them when it compiles.
         self._compiled: dict[tuple[Any, ...], BatchedDensity] = {}
 
-    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[], BatchDensity]:
-        """Return what makes the densities of a model with these values of the shared variables."""
+    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[int], BatchDensity]:
+        """Return what makes densities for a number of chains, with these values of the shared variables."""
         arrays = [*values, *self._constants]
-        numbers = tuple((array.dtype.str, array.item()) for array in arrays if array.ndim == 0)
-        if numbers not in self._compiled:
-            self._compiled[numbers] = BatchedDensity(self._with_numbers(arrays), "float64")
-        batch, data = self._compiled[numbers], [array for array in arrays if array.ndim]
-        return lambda: BatchDensity(batch.for_run(data))
+        data = [array for array in arrays if array.ndim]
+        key = tuple((array.dtype.str, array.shape or array.item()) for array in arrays)
+        if key not in self._compiled:
+            self._compiled[key] = BatchedDensity(self._with_numbers(arrays), self._n_dim, "float64", data)
+        batch = self._compiled[key]
+        return lambda chains: BatchDensity(batch.for_run(data, chains=chains))
 
     def logp(self, values: Sequence[np.ndarray]) -> Callable[[Any], Any]:
         """Return the log density at one point as a function of JAX, with these values of the shared variables."""

@@ -33,6 +33,8 @@ class NumbaLogp:
         The shared variables whose values a density needs.
     indices
         What has to be checked of these values first.
+    callback
+        The callback, whose user data are a table of the values.
     """
 
     def __init__(
@@ -40,10 +42,10 @@ class NumbaLogp:
     ) -> None:
         jit_fn, self.shared, self._constants, self.indices = logp_and_gradient(model, blocks, mode="NUMBA")
         kinds = [(a.dtype, a.ndim) for a in (*example(self.shared), *self._constants)]
-        self._callback = build_callback(jit_fn, blocks[-1].stop if blocks else 0, kinds)
+        self.callback = build_callback(jit_fn, blocks[-1].stop if blocks else 0, kinds)
 
-    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[], Density]:
-        """Return what makes the densities of a model with these values of the shared variables."""
+    def with_values(self, values: Sequence[np.ndarray]) -> Callable[[int], Density]:
+        """Return what makes densities for a number of chains, with these values of the shared variables."""
         table = ArrayTable([*values, *self._constants])
-        density = Density(self._callback.address, table.address, (self, table))
-        return lambda: density
+        density = Density(self.callback.address, table.address, (self, table))
+        return lambda _chains: density

@@ -20,6 +20,7 @@ from nutpie.models._stan_data import as_arrays, checked_data, explain_refusal, r
 from nutpie.models._stan_program import Program
 from nutpie.models._stan_unconstrain import Unconstrain
 from nutpie.models._stan_variables import BLOCKS, StanVariable, declared_variables, stan_variables
+from nutpie.models._values import not_finite
 from nutpie.models.base import CompiledModel, Density, DrawContext, PointwiseDensity, Variable
 
 __all__ = ["CompiledStanModel"]
@@ -424,12 +425,7 @@ class CompiledStanModel(CompiledModel):
             return f"Stan says: {error}"
         if density.messages is not None and density.messages():
             return f"Stan says: {density.messages()[0][0]}"
-        lines = [] if np.isfinite(logp) else [f"the log density is {logp}"]
-        bad = [name for name, ok in zip(self.unconstrained_names, np.isfinite(gradient), strict=True) if not ok]
-        if bad:
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            lines.append(f"the gradient is not finite for {', '.join(bad[:5])}{more}")
-        return "; ".join(lines)
+        return not_finite(logp, gradient, self.unconstrained_names)
 
     # ----------------------------------------------------------------------------------------------------------- data
 

@@ -101,10 +101,12 @@ class BatchDensity:
 
     def evaluate(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         """Return log density and gradient at a point of shape (n_dim,); NaN where there is a recoverable error."""
-        logp, gradient = _lib.evaluate_batch(
-            self.function, self.width, np.ascontiguousarray(point, dtype=np.float64)[None]
-        )
+        logp, gradient = self.evaluate_rows(np.asarray(point)[None])
         return float(logp[0]), gradient[0]
+
+    def evaluate_rows(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return log densities (k,) and gradients (k, n_dim) at points of shape (k, n_dim)."""
+        return _lib.evaluate_batch(self.function, self.width, np.ascontiguousarray(points, dtype=np.float64))
 
     def seconds(self, points: np.ndarray, num_evals: int, cores: int) -> list[tuple[float, ...]]:
         """Time evaluations of all rows of ``points``, on each of ``cores`` threads at once."""
@@ -238,6 +240,11 @@ class CompiledModel(ABC):
         The former must be safe to call from several threads at once, unless `usable_cores` says otherwise; the latter
         only if it says that it releases the lock of the interpreter.
         """
+
+    def density_for(self, chains: int) -> Density | BatchDensity:
+        """Return what `density` returns, for a run of so many chains: some compile for a number of them."""
+        del chains
+        return self.density()
 
     @abstractmethod
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from nutpie.models._jax_batch import Dtype, precision, require
+from nutpie._arguments import flag
+from nutpie.models._function_checks import check_entry
+from nutpie.models._jax_batch import Dtype, require, shape_of
 from nutpie.models._jax_model import Group, JaxFunctions, JaxModel
 from nutpie.models._jax_tree import ParameterTree, named_leaves
 from nutpie.models._names import unknown_name
@@ -31,6 +33,7 @@ def from_jax(
     coords: Mapping[str, Any] | None = None,
     var_names: Sequence[str] | None = None,
     dtype: Dtype = "float64",
+    check: bool = True,
 ) -> CompiledJaxModel:
     """Make a model of a log density that is a function of JAX.
 
@@ -43,16 +46,17 @@ def from_jax(
     Parameters
     ----------
     logdensity_fn : callable
-        From a pytree of parameters to the log density, a number, up to a constant. With ``transforms`` it is the density
-        of the parameters themselves: the Jacobian is added here.
+        From a pytree of parameters to the log density, a number, up to a constant. With ``transforms`` it is the
+        density of the parameters themselves: the Jacobian is added here.
     example : pytree
-        Parameters of the right structure and shapes: arrays of floats, or ``jax.ShapeDtypeStruct``. Values do not matter.
+        Parameters of the right structure and shapes: arrays of floats, or ``jax.ShapeDtypeStruct``. Values do not
+        matter.
     transforms : dict, optional
         By name of a variable, how its support is reached from unconstrained numbers: ``"positive"``,
         ``"unit_interval"``, ``"simplex"`` or ``"ordered"`` (along the last axis), a pair of bounds such as ``(0, 10)``
-        or ``(None, 0)``, or functions ``(forward, log_det)`` or ``(forward, log_det, inverse)``, where ``log_det`` takes
-        the unconstrained value and returns the logarithm of the Jacobian determinant of ``forward``, or an array whose
-        sum that is. The inverse is for starts by name, and for transforms that change the shape.
+        or ``(None, 0)``, or functions ``(forward, log_det)`` or ``(forward, log_det, inverse)``, where ``log_det``
+        takes the unconstrained value and returns the logarithm of the Jacobian determinant of ``forward``, or an array
+        whose sum that is. The inverse is for starts by name, and for transforms that change the shape.
     gradient : callable, optional
         From a pytree of parameters to the log density and its gradient, a pytree of the same structure, in place of
         JAX's derivative of ``logdensity_fn``. With ``transforms`` it is the gradient by the parameters themselves.
@@ -71,13 +75,15 @@ def from_jax(
     dtype : {"float64", "float32"}, default "float64"
         What is computed in. Single precision is for accelerators that are slow in double precision, and for densities
         that are small numbers.
+    check : bool, default True
+        Whether to compare ``gradient`` with differences at a random start (`nutpie.check_gradient`).
 
     Returns
     -------
     CompiledJaxModel
         Variables have the names of their paths in the pytree, such as ``group.sd`` for ``{"group": {"sd": ...}}`` and
-        ``weights.0`` for a list; a pytree that is an array is named ``x``. Random starts are uniform from -2 to 2 on the
-        unconstrained scale.
+        ``weights.0`` for a list; a pytree that is an array is named ``x``. Random starts are uniform from -2 to 2 on
+        the unconstrained scale.
 
     Raises
     ------
@@ -107,7 +113,10 @@ def from_jax(
         dtype,
         with_seeds,
     )
-    return CompiledJaxModel(functions, tree, dims, coords)
+    model = CompiledJaxModel(functions, tree, dims, coords)
+    if gradient is not None and flag("check", check):
+        check_entry(model, "the gradient")
+    return model
 
 
 def _logp_and_gradient(
@@ -126,11 +135,11 @@ def _logp_and_gradient(
         return density(parameters) + log_det
 
     point = jax.ShapeDtypeStruct((tree.n_dim,), dtype)
-    with precision(dtype):
-        parameters = jax.eval_shape(lambda p: tree.constrain(p)[0], point)
-        if gradient is not None:
-            _check_gradient(gradient, parameters)
-        _check_scalar(jax.eval_shape(logdensity_fn, parameters) if gradient is None else jax.eval_shape(logp, point))
+    parameters = shape_of(lambda p: tree.constrain(p)[0], dtype, point)
+    if gradient is None:
+        _check_scalar(shape_of(logdensity_fn, dtype, parameters))
+    else:
+        _check_gradient(shape_of(gradient, dtype, parameters), parameters)
     return jax.value_and_grad(logp)
 
 
@@ -157,10 +166,9 @@ def _check_scalar(result: Any) -> None:
         raise ValueError(f"the log density must be a real number, but the function returns one of type {kind}")
 
 
-def _check_gradient(gradient: Callable[[Any], Any], parameters: Any) -> None:
+def _check_gradient(result: Any, parameters: Any) -> None:
     import jax
 
-    result = jax.eval_shape(gradient, parameters)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError("gradient must return two things: the log density, and its gradient as a pytree")
     _check_scalar(result[0])
@@ -196,8 +204,7 @@ def _expand_function(
     wanted = [var_names] if isinstance(var_names, str) else list(var_names)
     arguments = [jax.ShapeDtypeStruct((tree.n_dim,), dtype)]
     arguments += [jax.ShapeDtypeStruct((), np.uint32)] if with_seeds else []
-    with precision(dtype):
-        known = jax.eval_shape(every, *arguments)
+    known = shape_of(every, dtype, *arguments)
     for name in wanted:
         if name not in known:
             raise ValueError("var_names: " + unknown_name(name, known, "variable"))

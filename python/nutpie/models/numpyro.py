@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nutpie._arguments import choice
-from nutpie.models._jax_batch import Dtype, precision, require
+from nutpie.models._jax_batch import Dtype, require, traced_in
 from nutpie.models._jax_model import Group, JaxFunctions, JaxModel
 from nutpie.models._layout import Block, layout_of, split_point
 from nutpie.models._names import unknown_name
@@ -93,10 +93,17 @@ def from_numpyro(
             f"init_strategy must be one of {', '.join(map(repr, STRATEGIES))} or a function of "
             f"numpyro.infer.initialization, not {init_strategy!r}"
         )
-    with precision(dtype):
-        sites = find_sites(model, args, kwargs)
+    args, kwargs = _copied((args, kwargs))
+    sites = traced_in(dtype, lambda: find_sites(model, args, kwargs))
     functions = _Program(model, args, kwargs, sites, var_names).functions(dtype)
     return CompiledNumPyroModel(functions, (model, args, kwargs), sites, dims, coords, init_strategy)
+
+
+def _copied(arguments: Any) -> Any:
+    """Copy arrays, so that JAX does not take them for what it made of the user's in another precision."""
+    import jax
+
+    return jax.tree_util.tree_map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, arguments)
 
 
 class _Program:

@@ -278,7 +278,11 @@ class CompiledPyMCModel(CompiledModel):
 
     def density(self) -> Density | BatchDensity:
         """Return the log density and its gradient: a C callback, or with JAX a function of many points at once."""
-        return self._make_density()
+        return self._make_density(1)
+
+    def density_for(self, chains: int) -> Density | BatchDensity:
+        """Return the same for a run of so many chains."""
+        return self._make_density(chains)
 
     def jax_logp(self) -> Callable[[Any], Any]:
         """Return the log density as a function of JAX of a point of shape (n_dim,).

@@ -10,7 +10,7 @@ use crate::device::{Device, Phase, Row};
 use crate::error::{Error, Result};
 
 /// Version of the C ABI, `NUTPIE_ABI_VERSION` of `nutpie.h`.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Return codes of the C ABI: zero is success, positive is recoverable, negative ends the run.
 pub mod code {
