@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A process for each core; a file's tests stay together, since they share compiled models.
+PYTEST := python -m pytest --numprocesses=logical --dist=loadfile
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints%s.txt" % ("-py313" if sys.version_info > (3, 12) else ""))')
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
@@ -14,7 +16,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	cargo test --package nutpie-core
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
 
 # One wheel for Python 3.11 and newer, in build/wheel/; tried out on the Python of the virtual environment.
 wheel: $(VENV)/.installed
@@ -33,7 +35,7 @@ test-pymc6: wheel
 	scripts/python313 build/pymc6 bash -ec '\
 		pip install --quiet --constraint constraints-py313.txt "$$(ls ./nutpie-*.whl)[test]"; \
 		pip install --quiet --no-deps --force-reinstall ./nutpie-*.whl; \
-		python -m pytest; \
+		$(PYTEST); \
 		cd examples && ls ../docs/*.md | xargs -P 2 -I{} python ../scripts/docs/execute.py {} "$$(mktemp -d)"'
 
 # The documentation in site/. All its examples are run; one that fails, and a link that leads nowhere, are errors.
