@@ -55,7 +55,8 @@ def ours_seconds(structure: str, n: int) -> dict:
 
         def evaluate(point, chains=chains):
             logp, gradient = model.marginal(np.broadcast_to(point, (chains, len(point))).copy())
-            assert np.isfinite(logp).all() and np.isfinite(gradient).all()
+            assert np.isfinite(logp).all()
+            assert np.isfinite(gradient).all()
 
         evaluate(phi)
         model.marginal.reset_counts()
