@@ -54,8 +54,8 @@ def ess(python: str, draws: np.ndarray) -> dict:
 
 def run_ess(options: argparse.Namespace, write) -> None:
     pairs = [("blackjax", "laplace_hmc"), ("blackjax", "laplace_mhmc"), *(("ours", name) for name in options.samplers)]
-    for seed in range(options.seeds):
-        for package, sampler in pairs:
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for package, sampler in (pair for pair in pairs if pair[0] in options.packages):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "draws.npy"
                 found = measure(getattr(options, package), package, "ess", sampler, seed, file)
@@ -68,7 +68,7 @@ def run_ess(options: argparse.Namespace, write) -> None:
 def run_seconds(options: argparse.Namespace, write) -> None:
     for structure, sizes in models.SIZES.items():
         for n in (n for n in sizes if n <= options.most):
-            for package in ("ours", "blackjax"):
+            for package in options.packages:
                 if package == "blackjax" and n > MOST_DENSE:
                     continue
                 found = measure(getattr(options, package), package, "seconds", structure, n)
@@ -85,10 +85,8 @@ def report(rows: list[dict]) -> str:
     for key in dict.fromkeys((row["package"], row["sampler"]) for row in drawn):
         mine = [row for row in drawn if (row["package"], row["sampler"]) == key]
         lines.append(_ess_line(" ".join(key), mine))
-    lines += [
-        "",
-        "| structure | n | ours ms, 1 point | ours ms, 4 points | Newton | ours build s, MiB | BlackJAX ms | BlackJAX MiB |",
-    ]
+    titles = ["structure", "n", "ours ms, 1 point", "ours ms, 4 points", "Newton", "ours build s, MiB"]
+    lines += ["", f"| {' | '.join([*titles, 'BlackJAX ms', 'BlackJAX MiB'])} |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     by = {(row["package"], row["structure"], row["n"]): row for row in rows if row["what"] == "seconds"}
     for package, structure, n in by:
@@ -125,8 +123,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", default=sys.executable)
     parser.add_argument("--blackjax", default=str(HERE.parent / "peers/.envs/blackjax/bin/python"))
+    parser.add_argument("--packages", nargs="*", default=["ours", "blackjax"], choices=("ours", "blackjax"))
     parser.add_argument("--samplers", nargs="*", default=["nuts"])
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=100_000)
     parser.add_argument("--only", choices=("ess", "seconds"))
     parser.add_argument("--results", type=Path, help="lines of JSON; those that are there are reported as well")
