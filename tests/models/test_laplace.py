@@ -4,13 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
-from laplace_joints import JOINTS, banded, diagonal
+from laplace_joints import JOINTS, diagonal
 from results import groups
 
 pytest.importorskip("jax")
 pytest.importorskip("scipy")
 
 import nutpie
+from nutpie.models._jax_batch import precision
 from nutpie.models._laplace_marginal import InnerProblemError, LaplaceMarginal
 from nutpie.models.base import DrawContext
 
@@ -85,7 +86,8 @@ def finite_difference(function, phi, step=1e-3):
     gradient = np.zeros(len(phi))
     for i in range(len(phi)):
         points = np.stack([phi + sign * k * step * (np.arange(len(phi)) == i) for k in weights for sign in (1, -1)])
-        values = function(points)[0]
+        # Four at a time, which is what has been compiled.
+        values = np.concatenate([function(part)[0] for part in np.array_split(points, 2)])
         gradient[i] = sum(w * (values[2 * j] - values[2 * j + 1]) for j, w in enumerate(weights.values())) / (60 * step)
     return gradient
 
@@ -94,32 +96,40 @@ def marginal_of(logp, theta, phi, **options):
     return LaplaceMarginal(logp, lambda _attempt: (np.asarray(theta, float), np.asarray(phi, float)), **options)
 
 
-@pytest.mark.parametrize("kind", list(JOINTS))
-def test_gradients_are_those_of_the_marginal_for_every_structure(kind):
+def dense_marginal(logp, theta, phi):
+    """Log marginal density and mode, from the whole Hessian at a mode near theta."""
+    import jax
+
+    with precision("float64"):
+        for _ in range(3):
+            hessian = -np.asarray(jax.hessian(logp)(theta, phi))
+            theta = theta + np.linalg.solve(hessian, np.asarray(jax.grad(logp)(theta, phi)))
+        value = float(logp(theta, phi))
+    return value - 0.5 * np.linalg.slogdet(hessian)[1] + 0.5 * len(theta) * np.log(2 * np.pi)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in JOINTS if kind != "diagonal"])
+def test_every_structure(kind):
     make, n = JOINTS[kind]
-    marginal = marginal_of(make(n), np.zeros(n), [0.1, 0.2])
+    logp = make(n)
+    marginal = marginal_of(logp, np.zeros(n), [0.1, 0.2])
     assert marginal.pattern.kind == kind
-    for phi in np.array([[0.3, -0.2], [-0.8, 0.9]]):
-        gradient = marginal(phi[None])[1][0]
+    points = np.array([[0.3, -0.2], [-0.8, 0.9], [0.5, 0.5]])
+    values, gradients = marginal(points)
+    for phi, gradient in zip(points[:2], gradients, strict=False):
         np.testing.assert_allclose(gradient, finite_difference(marginal, phi), rtol=2e-7, atol=2e-7)
-
-
-def test_structures_agree_and_the_value_depends_on_the_point_alone():
-    n = 40
-    logp = banded(n)
-    points = np.random.default_rng(0).normal(size=(5, 2))
-    first = marginal_of(logp, np.zeros(n), np.zeros(2), kind="banded")
-    other = marginal_of(logp, np.full(n, 2.0), [0.7, -0.9], kind="sparse")
-    values = first(points)
-    # Another reference point, another algebra.
-    for found, expected in zip(other(points), values, strict=True):
+    mode = marginal.draw(points[:1], lambda _row: np.zeros(n))[0][0]
+    np.testing.assert_allclose(values[0], dense_marginal(logp, mode, points[0]), rtol=1e-10)
+    # The same points after others, one at a time.
+    for i in (2, 0):
+        again = marginal(points[i : i + 1])
+        np.testing.assert_allclose(again[0][0], values[i], rtol=1e-13)
+        np.testing.assert_allclose(again[1][0], gradients[i], rtol=1e-11, atol=1e-11)
+    # And where searches begin elsewhere.
+    with precision("float64"):
+        marginal._reference = marginal._find_reference(lambda _attempt: (np.full(n, 0.5), np.array([0.7, -0.9])))
+    for found, expected in zip(marginal(points), (values, gradients), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
-    # The same points after others, in another order, one at a time.
-    first(points[::-1] + 3)
-    for i in (3, 0, 4):
-        again = first(points[i : i + 1])
-        np.testing.assert_allclose(again[0][0], values[0][i], rtol=1e-13)
-        np.testing.assert_allclose(again[1][0], values[1][i], rtol=1e-11)
 
 
 def test_a_pattern_that_changes_is_found_out():
@@ -266,25 +276,25 @@ def test_arguments_that_make_no_sense_are_refused():
 def test_a_poisson_regression_of_pymc_agrees_with_sampling_all():
     pm = pytest.importorskip("pymc")
     rng = np.random.default_rng(1)
-    groups_, x = 25, rng.normal(size=(25, 12))
-    rate = 1.5 + rng.normal(size=(groups_, 1)) * 0.5 + (0.7 + 0.3 * rng.normal(size=(groups_, 1))) * x
-    with pm.Model(coords={"group": np.arange(groups_)}) as model:
-        scales = pm.HalfNormal("scales", 1, shape=2)
-        level = pm.Normal("level", 1.5, scales[0], dims="group")
-        slope = pm.Normal("slope", 0.7, scales[1], dims="group")
-        pm.Deterministic("at_one", pm.math.exp(level + slope), dims="group")
-        pm.Poisson("y", pm.math.exp(level[:, None] + slope[:, None] * x), observed=rng.poisson(np.exp(rate)))
-    compiled = nutpie.laplace(model, latent=["level", "slope"], correct=True)
-    assert compiled.structure == "blocks (25 of up to 2)"
+    y = rng.poisson(np.exp(1.5 + 0.5 * rng.normal(size=(25, 1))), size=(25, 6))
+    with pm.Model(coords={"group": np.arange(25)}) as model:
+        mean = pm.Normal("mean", 0, 3)
+        scale = pm.HalfNormal("scale", 1)
+        level = pm.Normal("level", mean, scale, dims="group")
+        pm.Deterministic("rate", pm.math.exp(level), dims="group")
+        pm.Poisson("y", pm.math.exp(level)[:, None], observed=y)
+    joint = nutpie.compile_pymc_model(model, backend="jax", gradient_backend="jax")
+    compiled = nutpie.laplace(joint, latent="level", correct=True)
+    assert compiled.structure == "diagonal"
     options = {"seed": 1, "chains": 2, "draws": 500, "progress_bar": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error", nutpie.SamplingWarning)
         ours = nutpie.sample(compiled, **options)
-    full = nutpie.sample(nutpie.compile_pymc_model(model), **options)
+    full = nutpie.sample(joint, **options)
     assert ours.posterior["level"].dims == ("chain", "draw", "group")
     assert groups(ours)["laplace"].attrs["corrected"] == 1
-    assert groups(ours)["observed_data"]["y"].shape == (groups_, 12)
-    for name in ("scales", "level", "slope", "at_one"):
+    assert groups(ours)["observed_data"]["y"].shape == (25, 6)
+    for name in ("mean", "scale", "level", "rate"):
         a, b = (np.asarray(r.posterior[name].values).reshape(1000, -1) for r in (ours, full))
         # Effective numbers of draws of a few hundred each.
         error = b.std(axis=0) * np.sqrt(2 / 200)

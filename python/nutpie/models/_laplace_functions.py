@@ -214,10 +214,14 @@ class Compiled:
             gradient = jax.grad(self._functions.logp)
             return jax.jvp(lambda p: gradient(theta, p), (phi,), (direction,))[1]
 
-        mixed = jax.jit(mixed)
-        slopes = np.stack([np.asarray(mixed(theta, phi[0], np.eye(d)[i])) for i in range(d)])
-        factor = self._algebra.factor(np.asarray(state.entries)[:1])
-        return np.concatenate([np.asarray(self._algebra.solve(factor, slope[None])) for slope in slopes])
+        def solved(entries: Any, slopes: Any) -> Any:
+            factor = self._algebra.factor(entries)
+            if self._algebra.compiled:
+                return jax.lax.map(lambda slope: self._algebra.solve(factor, slope[None])[0], slopes)
+            return np.concatenate([self._algebra.solve(factor, slope[None]) for slope in slopes])
+
+        by_phi = np.asarray(jax.jit(jax.vmap(mixed, in_axes=(None, None, 0)))(theta, phi[0], np.eye(d)))
+        return np.asarray(self._whole(solved)(np.asarray(state.entries)[:1], by_phi))
 
 
 def _of_numpy(function: Callable[..., Any]) -> Callable[..., Any]:

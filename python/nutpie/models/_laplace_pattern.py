@@ -29,6 +29,9 @@ WHOLE = 200
 #: Numbers of groups to try. A row of about a third as many entries can be told.
 GROUPS = (2, 8, 16, 32, 64, 128, 256)
 
+#: With this many entries for each group hardly any is alone in its group.
+HIDDEN = 8
+
 #: Entries below this multiple of the largest of their row are not looked for, and nothing above it may be missed.
 SMALLEST = 1e-10
 MISSED = 1e-8
@@ -132,6 +135,9 @@ def find_entries(product: Product, size: int, rng: np.random.Generator) -> Any |
             missed = np.abs(checked - (found @ check.T).T)
             if (missed <= MISSED * np.abs(checked).max(axis=0)).all():
                 return found
+            if found.nnz == before and HIDDEN * groups >= FULL * size:
+                # No entry is alone: rows have so many that the matrix counts as dense.
+                return None
             if found.nnz <= 1.02 * before:
                 break
     return None
