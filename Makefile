@@ -45,7 +45,7 @@ docs: $(VENV)/.installed
 # Long: kernels against exact answers with millions of gradients, and PyMC and Stan models against the references of
 # posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
-	cargo test --release --package nutpie-core --test mams -- --ignored
+	cargo test --release --package nutpie-core --test mams --test kernels -- --ignored
 	$(BIN)/python -m pytest tests/statistical -m statistical
 
 # Breaks the sampler in many ways and shows that the tests notice each of them.
@@ -66,7 +66,7 @@ format: $(VENV)/.installed
 
 # Nanoseconds per leapfrog beside a copy of the same bytes.
 bench:
-	cargo bench --package nutpie-core --bench leapfrog
+	cargo bench --package nutpie-core --bench leapfrog --bench kernels
 
 # This package beside its peers, each in an environment of its own.
 bench-peers: $(VENV)/.installed

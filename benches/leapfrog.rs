@@ -1,12 +1,15 @@
 //! Nanoseconds per leapfrog, without the density, beside a copy of the bytes that a leapfrog must touch.
 //!
 //! `cargo bench --bench leapfrog [-- DIM ...]` prints a table for diagonal metrics, and with `rank=20` among the arguments one
-//! that has leapfrogs of a metric of that rank beside them, with `kernels` one of the kernels. The density is a standard normal, timed alone and subtracted. "all" is
+//! that has leapfrogs of a metric of that rank beside them. The density is a standard normal, timed alone and subtracted. "all" is
 //! CPU time of sampling per gradient, everything included: momenta, trees, stored draws. "copy" moves as many bytes as one
 //! leapfrog with its U-turn checks by sums of momenta must read and write at the least, 82 per coordinate (half read, half
 //! written), over as many arrays as a trajectory cycles through. (With displacements in place of the sums it would be 66.)
 
 #![allow(clippy::expect_used)]
+
+#[path = "measuring.rs"]
+mod measuring;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -14,14 +17,13 @@ use std::sync::Arc;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{Chain, N_STATISTICS};
-use nutpie_core::density::{Failure, HostDensity, OnHost};
+use nutpie_core::density::OnHost;
 use nutpie_core::device::{Cpu, Device, Leaf, Moments, Phase, Refresh, Sample, Span, Step};
-use nutpie_core::kernel::Sampler;
-use nutpie_core::kernel::mams::MamsSettings;
-use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Keep, MemoryStore};
+
+use measuring::{Normal, best, density, metric_of, seconds};
 
 const BYTES_PER_COORDINATE: usize = 82;
 
@@ -34,55 +36,6 @@ const SIZES: [(usize, u64, u64); 6] = [
     (100_000, 60, 60),
     (1_000_000, 10, 5),
 ];
-
-struct Normal(usize);
-
-impl HostDensity for Normal {
-    fn dim(&self) -> usize {
-        self.0
-    }
-
-    fn logp_grad(&mut self, x: &[f64], grad: &mut [f64]) -> Result<f64, Failure> {
-        let mut lanes = [0.0; 8];
-        for (x, g) in x.chunks(8).zip(grad.chunks_mut(8)) {
-            for (i, (x, g)) in x.iter().zip(g).enumerate() {
-                *g = -x;
-                lanes[i] -= 0.5 * x * x;
-            }
-        }
-        Ok(lanes.iter().sum())
-    }
-}
-
-/// Seconds of the processor that this thread has had, which a busy machine does not count twice.
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code)]
-fn seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a value of this type, for the call only.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
-}
-
-/// Seconds since the first call.
-#[cfg(not(target_os = "linux"))]
-fn seconds() -> f64 {
-    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
-}
-
-/// Best seconds of one call among several rounds of many.
-fn best(calls: usize, mut f: impl FnMut()) -> f64 {
-    (0..9)
-        .map(|_| {
-            let start = seconds();
-            for _ in 0..calls {
-                f();
-            }
-            (seconds() - start) / calls as f64
-        })
-        .fold(f64::INFINITY, f64::min)
-}
 
 /// Nanoseconds per gradient of a whole run, and leapfrogs per draw.
 fn sampling(dim: usize, tune: u64, draws: u64) -> (f64, f64) {
@@ -131,15 +84,6 @@ fn fixed(dim: usize, rank: usize, draws: u64) -> (f64, f64) {
     ((seconds() - clock) * 1e9 / gradients, gradients / draws as f64)
 }
 
-fn metric_of(rank: usize, dim: usize) -> Metric {
-    Metric {
-        stds: vec![1.0; dim],
-        values: vec![1.001; rank],
-        vectors: orthonormal(rank, dim),
-        center: vec![0.0; dim],
-    }
-}
-
 /// Nanoseconds to give a new metric to a chain.
 fn setting(dim: usize, rank: usize) -> f64 {
     let mut dev = Cpu::new();
@@ -151,15 +95,6 @@ fn setting(dim: usize, rank: usize) -> f64 {
         let metric = copies.next().expect("a copy");
         dev.set_metric(&metrics, 0, &metric).expect("a metric");
     })
-}
-
-/// Cosines, which are orthogonal to each other, and normalised.
-fn orthonormal(rank: usize, dim: usize) -> Vec<f64> {
-    let row = |k: usize| {
-        let angle = std::f64::consts::PI * (k + 1) as f64 / dim as f64;
-        (0..dim).map(move |i| (2.0 / dim as f64).sqrt() * (angle * (i as f64 + 0.5)).cos())
-    };
-    (0..rank).flat_map(row).collect()
 }
 
 /// Diagonal and coupled leapfrogs in turn, several times over, since the machine may be busy.
@@ -197,15 +132,6 @@ fn coupled(rank: usize, chosen: &[usize]) {
             setting(dim, rank)
         );
     }
-}
-
-/// Nanoseconds of the density alone.
-fn density(dim: usize) -> f64 {
-    let mut normal = Normal(dim);
-    let (x, mut g) = (vec![0.3; dim], vec![0.0; dim]);
-    1e9 * best((20_000_000 / dim).max(5), || {
-        black_box(normal.logp_grad(black_box(&x), &mut g).ok());
-    })
 }
 
 /// Nanoseconds of a copy of the bytes of one leapfrog, cycling through a trajectory's arrays.
@@ -268,62 +194,7 @@ fn phases(dim: usize) -> [f64; 5] {
     [refresh, kick_drift, bare, two, adapt].map(|s| s * 1e9)
 }
 
-/// Nanoseconds per gradient of the draws of a sampler after a warm-up that keeps the metric diagonal, gradients per draw,
-/// and gradients per momentum.
-fn kernel(sampler: Sampler, dim: usize, draws: u64) -> [f64; 3] {
-    let adapt = AdaptSettings { max_rank: 0, ..AdaptSettings::new(Scheme::LowRank) };
-    // Of one chain, what the warm-up says of the length is noise in many dimensions.
-    let mams = MamsSettings { length: 1.4, ..MamsSettings::default() };
-    let settings = Settings { seed: 1, tune: 100, draws, sampler, mams, adapt, ..Settings::default() };
-    let density = Box::new(OnHost::new(Normal(dim)));
-    let mut store =
-        MemoryStore::new(dim, N_STATISTICS, settings.tune, draws, Keep::default()).expect("memory");
-    let start = vec![0.5; dim];
-    let starts = [Start::at(0, &start)];
-    let mut block =
-        Block::start(Box::new(Cpu::new()), density, &settings, &starts, Pooling::Here).expect("a start");
-    let mut after_warmup = false;
-    while !after_warmup {
-        block.round(&mut store, |done| after_warmup = !done.tuning).expect("round");
-    }
-    let (clock, before) = (seconds(), block.chains()[0].n_gradients());
-    while !block.done() {
-        block.round(&mut store, |_| ()).expect("round");
-    }
-    let gradients = (block.chains()[0].n_gradients() - before) as f64;
-    let handover = block.chains()[0].adaptation().member().and_then(|member| member.handover());
-    let transitions = handover.and_then(|h| h.tuned()).map_or(1, |tuned| tuned.transitions) as f64;
-    let per_draw = gradients / (draws - 1) as f64;
-    [(seconds() - clock) * 1e9 / gradients, per_draw, per_draw / transitions]
-}
-
-/// The kernels in turn, several times over.
-fn kernels(chosen: &[usize]) {
-    println!("nanoseconds per gradient, density subtracted; gradients per draw and per momentum");
-    for (dim, draws) in [(10, 20_000), (100, 10_000), (1_000, 2_000), (10_000, 150)] {
-        if !chosen.is_empty() && !chosen.contains(&dim) {
-            continue;
-        }
-        let density = density(dim);
-        for sampler in [Sampler::Nuts, Sampler::Mams] {
-            let runs = (0..5).map(|_| kernel(sampler, dim, draws));
-            let [time, per_draw, per_momentum] =
-                runs.reduce(|a, b| if b[0] < a[0] { b } else { a }).unwrap_or([f64::NAN; 3]);
-            println!(
-                "{dim:>8} {:>6} {:>10.0} {per_draw:>7.1} {per_momentum:>7.1}",
-                format!("{sampler:?}"),
-                time - density
-            );
-        }
-    }
-}
-
 fn main() {
-    if std::env::args().any(|a| a == "kernels") {
-        let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
-        kernels(&chosen);
-        return;
-    }
     let chosen: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let rank = std::env::args().find_map(|a| a.strip_prefix("rank=").and_then(|r| r.parse().ok()));
     if let Some(rank) = rank {

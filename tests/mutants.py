@@ -39,6 +39,7 @@ EXACT = (("--test", "validity"), ("trajectories", "a_turn", "statistics", "metri
 DEVICE = (("--test", "device"), ())
 COUPLED = (("--test", "coupled"), ())
 MAMS = (("--test", "mams"), ())
+KERNELS = (("--test", "kernels"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -458,9 +459,7 @@ MUTANTS = [
     mutant(
         "leapfrog: no kick at the end", "integrate.rs", ("row: to, kick: 0.5 * step,", "row: to, kick: 0.0 * step,")
     ),
-    mutant(
-        "leapfrog: full kick at the start", "integrate.rs", ("from, to, kick: 0.5 * step,", "from, to, kick: step,")
-    ),
+    mutant("leapfrog: full kick at the start", "integrate.rs", ("kick: 0.5 * step, drift", "kick: step, drift")),
     mutant(
         "leapfrog: gradient of the point before",
         "device/points.rs",
@@ -573,7 +572,7 @@ MUTANTS = [
         "kernel/mams.rs",
         ("self.push_on(0.5 * self.h, kinetic, dots);", "self.push_on(self.h, kinetic, dots);"),
     ),
-    mutant("mams: everything accepted", "kernel/mams.rs", ("self.stream.uniform() < accept", "accept >= 0.0")),
+    mutant("mams: everything accepted", "kernel/transitions.rs", ("stream.uniform() < accept", "accept >= 0.0")),
     mutant(
         "mams: sign of the work",
         "kernel/mams.rs",
@@ -582,10 +581,49 @@ MUTANTS = [
     mutant(
         "mams: rejected points stay",
         "kernel/mams.rs",
-        (
-            "            self.state.rejections += 1;",
-            "            (self.slot, self.state.rejections) = (self.trial, 1);",
-        ),
+        ("        if accepted {\n", "        if accepted || self.steps % 2 == 0 {\n"),
+    ),
+    # Trajectories of fixed length, the exact-normal integrator, steps that adapt within a trajectory.
+    mutant(
+        "hmc: weights with another temperature",
+        "kernel/hmc.rs",
+        ("add_weights(self.log_weight, -error)", "add_weights(self.log_weight, -0.5 * error)"),
+    ),
+    mutant("hmc: no offset", "kernel/hmc.rs", ("self.stream.bits() % (self.steps + 1)", "0")),
+    mutant(
+        "hmc: an end of another energy",
+        "kernel/hmc.rs",
+        ("energy - self.start_energy }", "-arrival.logp + self.logp }"),
+    ),
+    mutant(
+        "exact normal: the pull stays",
+        "device/turn.rs",
+        ("m_new[i] = cos * m[i] + sin * kicked;", "m_new[i] = m[i];"),
+    ),
+    mutant(
+        "exact normal: momenta do not rotate",
+        "device/turn.rs",
+        ("p_new[i] = cos * kicked - sin * m[i];", "p_new[i] = kicked;"),
+    ),
+    mutant(
+        "exact normal: momenta do not rotate under a coupled metric",
+        "device/turn.rs",
+        ("p_new[i] = cos * p - sin * m[i];", "p_new[i] = p;"),
+    ),
+    mutant(
+        "walnuts: nobody looks for the way back",
+        "kernel/walnuts.rs",
+        ("        if halvings < self.halvings {", "        if halvings > self.halvings {"),
+    ),
+    mutant(
+        "walnuts: the way back may differ",
+        "kernel/walnuts.rs",
+        ("                self.tree.give_up();\n", "                self.way_back(self.halvings);\n"),
+    ),
+    mutant(
+        "walnuts: the start of a way has any energy",
+        "kernel/walnuts.rs",
+        ("low: energy, high: energy,", "low: f64::INFINITY, high: f64::NEG_INFINITY,"),
     ),
     mutant("device: glides do not scale", "device/ops.rs", ("scale.mul(p).add(kick.mul(g))", "p.add(kick.mul(g))")),
     mutant(
@@ -722,7 +760,9 @@ def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
     that says so in time.
     """
     noticed: list[str] = []
-    for target, names in (UNIT, DEVICE, COUPLED, MAMS, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, MAMS, ALL):
+    for target, names in (
+        (UNIT, DEVICE, COUPLED, MAMS, KERNELS, EXACT, ALL) if quick else (UNIT, DEVICE, COUPLED, MAMS, KERNELS, ALL)
+    ):
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)

@@ -16,13 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_examples_of_the_readme(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    first, second, third = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
     namespace: dict[str, Any] = {}
     for code in (first, second) if can_compile() else (first,):
         exec(compile(code, "README.md", "exec"), namespace)
         growth = float(namespace.pop("idata").posterior["growth"].mean())
         assert abs(growth - 6.19) < 0.05
     assert "0 divergences" in capsys.readouterr().out
+    exec(compile(third, "README.md", "exec"), namespace)
+    assert abs(float(namespace["idata"].posterior["x"].std()) - 1) < 0.05
 
 
 def test_the_stan_program_is_that_of_the_documentation():

@@ -153,7 +153,7 @@ def test_bad_values_are_refused_by_name(model, keyword, value, error):
 
 
 def test_what_is_not_compiled_is_refused():
-    with pytest.raises(TypeError, match=r"compile_pymc_model\(model\) or .* returns, not an object of type dict"):
+    with pytest.raises(TypeError, match=r"compile_pymc_model\(model\), .* returns, not an object of type dict"):
         sample({})
 
 

@@ -152,14 +152,84 @@ def test_draws_do_not_depend_on_cores(model, mams):
     np.testing.assert_array_equal(thinned.posterior["x"], mams.posterior["x"][:, ::7])
 
 
+#: Samplers other than 'nuts' and 'mams', each with values of its settings that differ from the defaults.
+OTHERS = {
+    "hmc": {
+        "trajectory": "static",
+        "integrator": "exact_normal",
+        "hmc_target_accept": 0.8,
+        "hmc_length": 2.5,
+        "hmc_transitions": 4,
+    },
+    "walnuts": {"walnuts_energy_range": 0.1, "walnuts_max_halvings": 0, "walnuts_target": 0.9},
+}
+
+
+@pytest.fixture(scope="module")
+def others(model):
+    return {sampler: sample(model, sampler, draws=1000) for sampler in OTHERS}
+
+
 @pytest.mark.parametrize("name", ONLY_WITH_SAMPLER)
-def test_every_setting_has_an_effect_or_is_refused(model, mams, name):
-    value = {"mams_target_accept": 0.8, "mams_length": 2.5, "mams_transitions": 4}[name]
-    assert not np.array_equal(sample(model, "mams", draws=1000, **{name: value}).posterior["x"], mams.posterior["x"])
-    with pytest.raises(ValueError, match=f"{name} has no effect with sampler='nuts'; it is for 'mams' or 'auto'"):
-        sample(model, "nuts", **{name: value})
-    with pytest.raises(ValueError, match=f"{name} has no effect with adaptation='diag'; it is for 'auto' or"):
-        sample(model, "auto", adaptation="diag", **{name: value})
+def test_every_setting_has_an_effect_or_is_refused(model, mams, others, name):
+    mine = {"mams_target_accept": 0.8, "mams_length": 2.5, "mams_transitions": 4}
+    sampler, values = next((s, v) for s, v in {"mams": mine, **OTHERS}.items() if name in v)
+    value, plain = values[name], {"mams": mams, **others}[sampler]
+    if name == "walnuts_max_halvings":
+        plain = sample(model, sampler, draws=1000, walnuts_energy_range=0.01)
+        value = {name: value, "walnuts_energy_range": 0.01}
+    else:
+        value = {name: value}
+    assert not np.array_equal(sample(model, sampler, draws=1000, **value).posterior["x"], plain.posterior["x"])
+    wrong = "nuts" if name != "integrator" else "mams"
+    with pytest.raises(ValueError, match=f"has no effect with sampler='{wrong}'; it is for"):
+        sample(model, wrong, **value)
+    with pytest.raises(ValueError, match="has no effect with adaptation='diag'; it is for 'auto' or"):
+        sample(model, sampler, adaptation="diag", **value)
+
+
+@pytest.mark.parametrize("sampler", OTHERS)
+def test_draws_of_other_samplers_are_right(others, sampler):
+    test_draws_are_right(others[sampler])
+    adaptation = others[sampler].adaptation
+    assert adaptation.attrs["kernel"] == sampler
+    assert (adaptation["kernel_length"] >= 1.4).all() == (sampler == "hmc")
+
+
+def test_statistics_of_other_samplers(others):
+    found = {name: str(v.dtype) for name, v in others["hmc"].sample_stats.data_vars.items()}
+    assert found == OWN | COMMON | {"lp": "float64"}
+    stats = others["walnuts"].sample_stats
+    assert {name for name, _, _, _ in _lib.statistics("walnuts")} <= set(stats.data_vars)
+    assert (stats["n_steps"] >= stats["n_points"]).all()
+    assert (stats["index_in_trajectory"].astype(int) <= stats["n_points"].astype(int)).all()
+    assert (stats["max_halvings"].astype(int) <= 10).all()
+
+
+def test_adaptive_steps_cost_nothing_where_one_scale_fits(model, others):
+    stats = others["walnuts"].sample_stats
+    assert abs(float(stats["mean_first_accept"].mean()) - 0.8) < 0.05
+    assert int(stats["n_steps"].sum()) < 1.05 * int(stats["n_points"].sum())
+    plain = sample(model, "nuts", draws=1000).sample_stats
+    assert float(stats["step_size"].mean()) > 0.7 * float(plain["step_size"].mean())
+    careful = sample(model, "walnuts", walnuts_target=0.95)
+    assert float(careful.sample_stats["mean_first_accept"].mean()) > 0.9
+
+
+def test_the_exact_normal_integrator(model):
+    plain = sample(model, "nuts", draws=500)
+    for sampler in ("nuts", "hmc"):
+        exact = sample(model, sampler, draws=500, integrator="exact_normal")
+        # The posterior is normal: steps are as long as they may be.
+        assert float(exact.adaptation["kernel_step_size"].max()) < 1.4 + 1e-9
+        assert float(exact.adaptation["kernel_step_size"].min()) > 1.2
+        assert float(np.abs(exact.sample_stats["energy_error"]).max()) < 0.5
+        test_draws_are_right(exact)
+        np.testing.assert_array_equal(exact.warmup_posterior["x"], plain.warmup_posterior["x"])
+    with pytest.raises(ValueError, match="integrator='exact_normal' is not possible here: it needs a warm-up"):
+        sample(model, "nuts", integrator="exact_normal", tune=0)
+    with pytest.raises(ValueError, match=r"integrator='exact_norm' is not available.*did you mean 'exact_normal'"):
+        sample(model, "nuts", integrator="exact_norm")
 
 
 def test_settings_of_the_kernel(model):
@@ -222,19 +292,30 @@ def test_many_rejections_are_reported():
 def test_advice_names_the_setting_of_the_kernel():
     posterior, stats = clean_arrays()
     stats["diverging"][0, :3] = True
-    for kernel, name in (("mams", " mams_target_accept=0.99"), ("nuts", " target_accept=0.95")):
+    names = {"mams": "mams_target_accept=0.99", "nuts": "target_accept=0.95", "walnuts": "walnuts_max_halvings=14"}
+    for kernel, name in names.items():
         result = result_of(posterior, stats, settings={"kernel": kernel})
         (problem,) = [p for p in diagnose(result).problems if p.kind == "divergences"]
-        assert name in problem.advice
+        assert f" {name};" in problem.advice
 
 
-def test_through_pymc():
+@pytest.mark.parametrize(
+    ("options", "kernel", "statistic"),
+    [
+        ({"sampler": "nuts"}, None, "depth"),
+        ({"sampler": "auto"}, "mams", "rejection_run"),
+        ({"sampler": "mams", "mams_target_accept": 0.95}, "mams", "rejection_run"),
+        ({"sampler": "hmc", "trajectory": "multinomial", "integrator": "exact_normal"}, "hmc", "n_accepted"),
+        ({"sampler": "walnuts"}, "walnuts", "max_halvings"),
+    ],
+)
+def test_through_pymc(options, kernel, statistic):
     with pm.Model():
         pm.Normal("x", 0, [1.0, 2.0, 3.0])
-        options = {"draws": 200, "tune": 150, "chains": 2, "random_seed": 1, "progressbar": False}
+        keywords = {"draws": 200, "tune": 150, "chains": 2, "random_seed": 1, "progressbar": False}
         if inspect.signature(pm.sample).parameters["nuts_sampler"].default is None:
-            result = pm.sample(**options, nuts={"sampler": "auto"})
+            result = pm.sample(**keywords, nuts=options)
         else:
-            result = pm.sample(**options, nuts_sampler="nutpie", nuts_sampler_kwargs={"sampler": "auto"})
-    assert result.adaptation.attrs["kernel"] == "mams"
-    assert "rejection_run" in result.sample_stats
+            result = pm.sample(**keywords, nuts_sampler="nutpie", nuts_sampler_kwargs=options)
+    assert result.adaptation.attrs.get("kernel") == kernel
+    assert statistic in result.sample_stats

@@ -139,7 +139,8 @@ class Case:
     @property
     def target(self) -> tuple[str, float]:
         """The setting that says how small the steps of the draws are: its name and its value."""
-        name = "target_accept" if self.kernel == "nuts" else f"{self.kernel}_target_accept"
+        names = {"nuts": "target_accept", "walnuts": "walnuts_target"}
+        name = names.get(self.kernel, f"{self.kernel}_target_accept")
         return name, self.setting(name, 0.8)
 
     def setting(self, name: str, default: float = math.nan) -> float:

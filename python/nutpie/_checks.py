@@ -345,6 +345,18 @@ def _energy(case: Case) -> list[Problem]:
 # -------------------------------------------------------------------------------------------------------- trajectories
 
 
+def _smaller_steps(case: Case) -> str:
+    """Say how to get smaller steps; nothing if they are as small as can be."""
+    if case.kernel == "walnuts":
+        # Its divergences are steps that were halved as often as they may be.
+        halvings = int(case.setting("walnuts_max_halvings", 10))
+        return f"Let steps be halved more often, walnuts_max_halvings={halvings + 4}" if halvings < 15 else ""
+    name, target = case.target
+    # More than a little closer to 1, so that it makes a difference.
+    values = [t for t in (0.95, 0.99) if t > target + 0.01]
+    return f"Take smaller steps, {name}={values[0]}" if values else ""
+
+
 def _divergences(case: Case) -> list[Problem]:
     diverging = case.run.stats.get("diverging")
     number = case.divergences
@@ -369,11 +381,9 @@ def _divergences(case: Case) -> list[Problem]:
     if len(by_chain) > 2 and kept >= 10 and by_chain.max() >= 0.8 * kept:
         message += f", {by_chain.max() / kept:.0%} of them in chain {case.run.chains[int(by_chain.argmax())]}"
     place, name = _where_divergences_are(case, diverging) if kept >= 5 else ("", "")
-    name_of_target, target = case.target
-    # More than a little closer to 1, so that it makes a difference.
-    steps = [t for t in (0.95, 0.99) if t > target + 0.01]
-    if steps and number / total < 0.2:
-        advice = f"Take smaller steps, {name_of_target}={steps[0]}; if some remain, reparametrise"
+    smaller = _smaller_steps(case) if number / total < 0.2 else ""
+    if smaller:
+        advice = f"{smaller}; if some remain, reparametrise"
         advice += f" {name}." if name else " (non-centred hierarchies), or tighten priors."
     else:
         advice = f"Smaller steps will hardly help: reparametrise {name or 'the model'}, or tighten its priors."

@@ -172,7 +172,7 @@ def _adaptation_group(names: np.ndarray, warmup: _Warmup, plan: Plan) -> Any:
     variables = _chain_variables(warmup) | _check_variables(warmup.checks) | _change_variables(warmup.changes)
     done, rejected, skipped = (int(n) for n in warmup.fits)
     attrs = {"fits": done, "rejected_fits": rejected, "skipped_fits": skipped, "verdict": _verdict(warmup, plan)}
-    if plan.sampler != "nuts":
+    if plan.hands_over:
         variables |= _kernel_variables(warmup)
         attrs |= {"sampler": plan.sampler, "kernel": warmup.kernel[0], "kernel_reason": warmup.kernel[1]}
     coords = {"chain": warmup.chains} | ({PARAMETER: names} if warmup.changes else {})
@@ -209,7 +209,7 @@ def _kernel_variables(warmup: _Warmup) -> dict[str, Any]:
     rounds, gradients = zip(*warmup.tuning, strict=True)
     by_chain = {
         "kernel_step_size": (step, "Largest step size of the kernel that made the draws."),
-        "kernel_length": (length, "Mean length of its trajectories."),
+        "kernel_length": (length, "Mean length of its trajectories; 0 where they end by themselves."),
         "kernel_transitions": (transitions, "Its transitions for each draw."),
         "kernel_rounds": (rounds, "Transitions after the warm-up that tuned its step size."),
         "kernel_gradients": (gradients, "Gradients of these, which ``warmup_gradients`` counts, too."),

@@ -47,9 +47,14 @@ class Plan:
     cores: int
     sampler: str
     adaptation: str
-    settings: Mapping[str, int | float]
+    settings: Mapping[str, int | float | str]
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether something else than in the warm-up makes the draws, or may."""
+        return self.sampler != "nuts" or self.settings.get("integrator") == "exact_normal"
 
     def describe(self, tune: int, kernel: str) -> dict[str, Any]:
         """Return the attribute ``inference_library_settings`` of a result, before JSON.

@@ -127,17 +127,24 @@ def sample(
     log_prior : bool, default False
         Whether the result has a group ``log_prior``: for each free variable its log density at each draw after
         warm-up, on the scale of the variable (without the Jacobian of a transform), as `arviz.psens` needs it.
-    sampler : {"nuts", "mams", "auto"}, default "nuts"
+    sampler : {"nuts", "mams", "auto", "hmc", "walnuts"}, default "nuts"
         What makes the draws after the warm-up, which is done with the no-U-turn sampler always:
 
         - ``"nuts"``: the no-U-turn sampler.
         - ``"mams"``: the Metropolis-adjusted microcanonical sampler (Robnik, Cohn-Gordon and Seljak 2025), which for
           the same gradients tells more of variances and tails. It takes several transitions for each draw, so that a
-          draw costs about what it costs with ``"nuts"``. For models with two parameters or more, a warm-up, and
-          the adaptations ``"auto"``, ``"low_rank"`` and ``"dense"``.
+          draw costs about what it costs with ``"nuts"``. For models with two parameters or more.
         - ``"auto"``: ``"mams"`` where the warm-up ended well, with a metric that fits and no chain far below the
           others, and there are three parameters or more; otherwise ``"nuts"``. The result says which one, and why, in
           the attributes ``kernel`` and ``kernel_reason`` of its group ``adaptation``.
+        - ``"hmc"``: Hamiltonian Monte Carlo with trajectories whose length does not depend on where they go, of several
+          kinds (``trajectory``), with as many for each draw as ``"mams"`` takes.
+        - ``"walnuts"``: the no-U-turn sampler with steps that adapt within a trajectory (Bou-Rabee, Carpenter, Kleppe
+          and Liu 2025), for scales that vary so much that steps for the whole are too large for some part. Draws from
+          such parts cost more, the others what they cost with ``"nuts"``.
+
+        All but ``"nuts"`` and ``"auto"`` need a warm-up, and one of the adaptations ``"auto"``, ``"low_rank"`` and
+        ``"dense"``.
     adaptation : str, default "auto"
         How the inverse mass matrix is estimated:
 
@@ -267,17 +274,19 @@ def sample(
 
 def _check_sampler(plan: Plan, n_dim: int) -> None:
     """Raise a ValueError if a sampler was asked for that this run cannot have."""
-    if plan.sampler != "mams":
+    if not plan.hands_over or plan.sampler == "auto":
         return
     why = ""
     if plan.adaptation not in POOLED:
         why = f"adaptation={plan.adaptation!r} does not prepare it; it is for {' or '.join(map(repr, POOLED))}"
     elif plan.tune == 0:
         why = "it needs a warm-up, and tune is 0"
-    elif n_dim < 2:
+    elif plan.sampler == "mams" and n_dim < 2:
         why = "it needs two parameters or more, and this model has " + str(n_dim)
     if why:
-        raise ValueError(f"sampler='mams' is not possible here: {why}. Use sampler='nuts'")
+        asked = "integrator='exact_normal'" if plan.sampler == "nuts" else f"sampler={plan.sampler!r}"
+        instead = "integrator='leapfrog'" if plan.sampler == "nuts" else "sampler='nuts'"
+        raise ValueError(f"{asked} is not possible here: {why}. Use {instead}")
 
 
 def _counts(*, draws: int, tune: int, chains: int, cores: int | None, thin: int) -> dict[str, int]:

@@ -6,12 +6,13 @@ import difflib
 import inspect
 import numbers
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nutpie import _lib
+from nutpie._arguments import choice
 
 __all__ = ["ONLY_WITH", "ONLY_WITH_SAMPLER", "POOLED", "Setting", "declared", "document", "resolve", "shown_default"]
 
@@ -46,7 +47,7 @@ OTHER_NAMES = {
     "extra_doublings": "trajectories end at the first U-turn",
     "target_integration_time": "trajectories end at the first U-turn",
     "microcanonical_trajectory": "there is nothing like it here",
-    "exact_normal_trajectory": "there is nothing like it here",
+    "exact_normal_trajectory": "use integrator='exact_normal'",
     "store_transformed": "use store_unconstrained=True, store_gradient=True and store_mass_matrix=True",
     "return_raw_trace": "the result is always an ArviZ object",
     "zarr_store": "call to_zarr() of the result",
@@ -82,10 +83,11 @@ class Setting(NamedTuple):
     """Declaration of a keyword."""
 
     name: str
-    default: bool | int | float
+    default: bool | int | float | str
     min: float
     max: float
     doc: str
+    choices: Sequence[str] = ()
 
     @property
     def type(self) -> type:
@@ -100,7 +102,7 @@ def declared() -> dict[str, Setting]:
 
 def resolve(
     given: Mapping[str, Any], *, adaptation: str = "", sampler: str = "", other_keywords: Iterable[str] = ()
-) -> dict[str, int | float]:
+) -> dict[str, int | float | str]:
     """Check settings that a user gave.
 
     Parameters
@@ -146,6 +148,9 @@ def _checked(known: Mapping[str, Setting], name: str, value: Any, other_keywords
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, not {value!r}")
         return bool(value)
+    if setting.choices:
+        choice(name, value, setting.choices)
+        return value
     wanted = numbers.Integral if setting.type is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, wanted):
         kind = "a whole number" if setting.type is int else "a number"
@@ -164,9 +169,7 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
         for s in declared().values()
     ]
     function.__signature__ = signature.replace(parameters=[*fixed, *own])  # type: ignore[attr-defined]
-    lines = [
-        f"{s.name} : {s.type.__name__}, default {shown_default(s)}\n{_wrapped(s.doc)}" for s in declared().values()
-    ]
+    lines = [f"{s.name} : {_shown_type(s)}, default {shown_default(s)}\n{_wrapped(s.doc)}" for s in declared().values()]
     text = inspect.cleandoc(function.__doc__ or "")
     function.__doc__ = text.replace(
         "**settings\n    Settings of the sampler, listed by `nutpie.settings`.", "\n".join(lines)
@@ -176,9 +179,16 @@ def document(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def shown_default(setting: Setting) -> str:
     """Write the default for a reader."""
-    if setting.type is bool:
+    if isinstance(setting.default, bool):
         return str(setting.default)
+    if isinstance(setting.default, str):
+        return f'"{setting.default}"'
     return "no limit" if setting.default == setting.max >= 1e9 else f"{setting.default:g}"
+
+
+def _shown_type(setting: Setting) -> str:
+    names = ", ".join(f'"{name}"' for name in setting.choices)
+    return f"{{{names}}}" if names else setting.type.__name__
 
 
 def _wrapped(text: str) -> str:

@@ -27,6 +27,10 @@ def _statistics_of_mams() -> str:
     return _statistics_of("mams")
 
 
+def _statistics_of_walnuts() -> str:
+    return _statistics_of("walnuts")
+
+
 def _statistics_of(kernel: str) -> str:
     other = {name: alias for alias, name in trace.ALIASES.items()}
     rows = []
@@ -77,6 +81,8 @@ def _samplers() -> str:
 def _range(setting: settings.Setting) -> str:
     if setting.type is bool:
         return "True or False"
+    if setting.choices:
+        return _codes(setting.choices)
     if setting.max >= 1e9:
         return f"{setting.min:g} or more"
     return f"{setting.min:g} to {setting.max:g}"
@@ -95,5 +101,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "adaptations": _adaptations,
     "samplers": _samplers,
     "statistics_of_mams": _statistics_of_mams,
+    "statistics_of_walnuts": _statistics_of_walnuts,
     "other_names": _other_names,
 }

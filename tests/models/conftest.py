@@ -1,4 +1,4 @@
-"""Stan programs that the tests share: compiled once in a session, some at a time, and only if a test wants them."""
+"""What tests of models share: JAX in its own precision, and Stan programs, compiled once in a session if wanted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from stan_programs import NEEDS, PROGRAMS, can_compile
 
 import nutpie
 from nutpie.models._stan_toolchain import choose_toolchain
+
+
+@pytest.fixture(scope="module")
+def single_precision() -> Iterator[None]:
+    """JAX as it is by itself: PyTensor switches it to double precision for the whole process."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture(scope="session")

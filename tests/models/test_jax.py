@@ -17,8 +17,11 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 from jax.scipy.stats import norm  # noqa: E402
 
+from nutpie.models import _jax_batch  # noqa: E402
 from nutpie.models._jax_batch import BatchedDensity, BatchedFunction, precision  # noqa: E402
 from nutpie.models._jax_transforms import make_transform  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("single_precision")
 
 Y = np.random.default_rng(3).normal(1.0, 2.0, 40)
 
@@ -375,3 +378,20 @@ def test_divergences_where_the_density_ends():
 def test_importing_the_package_does_not_import_jax():
     code = "import nutpie, sys; nutpie.from_jax; nutpie.from_numpyro; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_private_part_of_jax_is_needed(monkeypatch):
+    def density():
+        return BatchedDensity(lambda x: (-0.5 * (x**2).sum() + x[0] * C.sum(), -x + C.sum()), 3, "float64").for_run()
+
+    C = jnp.asarray([0.25, 0.5])
+    points = np.random.default_rng(0).normal(size=(4, 3))
+    prompt = density()(points)
+    _jax_batch._prompt_device.cache_clear()
+    monkeypatch.setattr(_jax_batch.importlib, "import_module", lambda name: 1 / 0)
+    try:
+        assert _jax_batch._prompt_device() is None
+        for ours, plain in zip(prompt, density()(points), strict=True):
+            np.testing.assert_array_equal(ours, plain)
+    finally:
+        _jax_batch._prompt_device.cache_clear()

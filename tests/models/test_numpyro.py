@@ -18,6 +18,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
 from numpyro import handlers, infer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("single_precision")
+
 RNG = np.random.default_rng(8)
 GROUP = np.repeat(np.arange(4), 5)
 Y = RNG.normal(1.0 + RNG.normal(size=4)[GROUP], 0.7)

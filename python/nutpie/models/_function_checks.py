@@ -44,8 +44,7 @@ def check_output(function: Callable[[np.ndarray], Any], points: np.ndarray, what
         array = np.asarray(value)
         if array.dtype.kind not in "buif":
             raise TypeError(f"{what} returned {name} of dtype {array.dtype}, real numbers are needed")
-        # A log density of shape (1,) is one number as well.
-        if array.shape != shape and not (shape == () and array.shape == (1,)):
+        if array.shape != shape:
             raise ValueError(f"{what} returned {name} of shape {array.shape}, {shape} is needed")
         if array.dtype.kind == "f" and array.dtype.itemsize < 8:
             warnings.warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import math
@@ -114,11 +115,32 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: function(*arguments)
 
 
-def _on_device(arrays: Sequence[Any], dtype: Dtype) -> list[Any]:
+def _on_device(arrays: Sequence[Any], dtype: Dtype, device: Any = None) -> list[Any]:
     import jax
 
     with precision(dtype):
-        return [jax.device_put(array) for array in arrays]
+        return [jax.device_put(array, device) for array in arrays]
+
+
+@functools.cache
+def _prompt_device() -> Any:
+    """Return a CPU device on which a call is made by the thread that asks for it; None where JAX has no such thing.
+
+    The CPU device of JAX hands each call over to another thread. That takes longer than the gradient of a small model,
+    and JAX has a setting for it, which has no effect once anything was computed. Nothing else depends on the device:
+    where it cannot be had, that of JAX does.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        clients = importlib.import_module("jax._src.lib").xla_client
+        device = clients.make_cpu_client(asynchronous=False).local_devices()[0]
+        on_it = jax.jit(lambda x: x + 1)(jax.device_put(np.ones(2, np.float32), device))
+        return device if np.array_equal(np.asarray(on_it), [2.0, 2.0]) else None
+    except Exception:  # No part of JAX's public interface, so anything may go wrong there.
+        return None
 
 
 class BatchedDensity:
@@ -147,8 +169,10 @@ class BatchedDensity:
 
         point = jax.ShapeDtypeStruct((n_dim,), dtype)
         traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
-        self._function = jax.jit(every)
-        self._constants = _on_device(constants, dtype)
+        self._device = _prompt_device()
+        where = {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
+        self._function = jax.jit(every, **where)
+        self._constants = _on_device(constants, dtype, self._device)
         self._dtype = dtype
 
     def for_run(
@@ -160,7 +184,7 @@ class BatchedDensity:
         and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
         most = chains
-        held = _on_device(data, self._dtype)
+        held = _on_device(data, self._dtype, self._device)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             nonlocal most

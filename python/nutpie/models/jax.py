@@ -172,9 +172,10 @@ def _check_gradient(result: Any, parameters: Any) -> None:
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError("gradient must return two things: the log density, and its gradient as a pytree")
     _check_scalar(result[0])
+    structures: list[Any] = [jax.tree_util.tree_structure(tree) for tree in (result[1], parameters)]
     found = {name: tuple(leaf.shape) for name, leaf in named_leaves(result[1]).items()}
     wanted = {name: tuple(leaf.shape) for name, leaf in named_leaves(parameters).items()}
-    if jax.tree_util.tree_structure(result[1]) != jax.tree_util.tree_structure(parameters) or found != wanted:
+    if structures[0] != structures[1] or found != wanted:
         raise ValueError(f"gradient returns a gradient of shapes {found}; those of the parameters are {wanted}")
 
 

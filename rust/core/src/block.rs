@@ -12,7 +12,7 @@ use crate::density::Density;
 use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
-use crate::integrate::Batch;
+use crate::integrate::{Batch, Integrator};
 use crate::kernel::Outcome;
 use crate::metric::Metric;
 use crate::settings::Settings;
@@ -75,6 +75,7 @@ pub struct Block {
     kinetic: Vec<f64>,
     kinetic_again: Vec<f64>,
     places: Vec<Place>,
+    pulled: Vec<Place>,
     products: Vec<Dots>,
 }
 
@@ -94,7 +95,10 @@ impl Block {
         };
         let arrays = Arrays {
             dim,
-            phase: Phase::alloc(&mut *dev, n * Chain::rows(settings), dim)?,
+            phase: match settings.integrator {
+                Integrator::Leapfrog => Phase::alloc(&mut *dev, n * Chain::rows(settings), dim)?,
+                Integrator::ExactNormal => Phase::alloc_with_pull(&mut *dev, n * Chain::rows(settings), dim)?,
+            },
             metrics: dev.alloc_metrics(n, dim)?,
             moments: Moments::alloc(&mut *dev, n * FisherDiag::ROWS, dim)?,
         };
@@ -113,6 +117,7 @@ impl Block {
             kinetic: vec![0.0; n],
             kinetic_again: vec![0.0; n],
             places: Vec::with_capacity(n),
+            pulled: Vec::with_capacity(n),
             products: vec![[0.0; 2]; n],
         })
     }
@@ -247,14 +252,19 @@ impl Block {
 
     /// Draw the momenta that chains need, and tell them what they want to know of these.
     fn refresh(&mut self) -> Result<()> {
-        let Block { dev, arrays, chains, refreshes, refreshed, places, .. } = self;
+        let Block { dev, arrays, chains, refreshes, refreshed, places, pulled, .. } = self;
         refreshes.clear();
         refreshed.clear();
         places.clear();
+        pulled.clear();
         for (index, chain) in chains.iter().enumerate() {
             let Some(refresh) = chain.refresh() else { continue };
+            let place = Place { metric: refresh.metric, row: refresh.row };
             if chain.wants_products() {
-                places.push(Place { metric: refresh.metric, row: refresh.row });
+                places.push(place);
+            }
+            if chain.wants_pull() {
+                pulled.push(place);
             }
             refreshes.push(refresh);
             refreshed.push(index);
@@ -269,6 +279,9 @@ impl Block {
             // The kinetic energies are known, and the same.
             let again = &mut self.kinetic_again[..places.len()];
             dev.products(&arrays.phase, &arrays.metrics, places, again, products)?;
+        }
+        if !pulled.is_empty() {
+            dev.pull(&arrays.phase, &arrays.metrics, pulled)?;
         }
         let mut products = products.iter();
         for (index, kinetic) in refreshed.iter().zip(kinetic) {

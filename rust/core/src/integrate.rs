@@ -1,16 +1,71 @@
 //! Steps of integrators as phases over the arrays of a device, for all active chains at once. One gradient each.
 //!
 //! - Leapfrog: p' = p + e/2 grad log pi(x), x' = x + e M^-1 p', p'' = p' + e/2 grad log pi(x').
+//! - Exact normal: half kicks by the gradient of log pi less that of the normal distribution with the covariance M^-1 and the
+//!   centre of the metric, r = g + M (x - c), and between them the exact motion under that distribution, a rotation of
+//!   (x - c, M^-1 p) by the angle e. Of the normal distribution itself it makes no error. The pull M (x - c) goes along with
+//!   its point: it is rotated, too.
 //! - Isokinetic: a kick that keeps p M^-1 p = 1 and depends on inner products ([`crate::kernel::mams`]), then a drift; the
 //!   gradient at the new point belongs to the next kick.
 //!
 //! A round may hold steps of different kinds.
 
-use crate::density::Density;
-use crate::device::{Device, Dots, Glide, Leaf, Metrics, Phase, Place, Span, Step};
-use crate::error::Result;
+use serde::{Deserialize, Serialize};
 
-/// One chain's leapfrog step.
+use crate::density::Density;
+use crate::device::{Device, Dots, Glide, Leaf, Metrics, Phase, Place, Reach, Span, Step, Turn};
+use crate::error::Result;
+use crate::settings::{Configure, Field, Named, Setting, Value};
+
+/// How steps are made, where a kernel leaves a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Integrator {
+    /// The leapfrog.
+    #[default]
+    Leapfrog,
+    /// That which is exact for the normal distribution of the metric.
+    ExactNormal,
+}
+
+/// Largest step of the exact-normal integrator. One of pi would only turn the sign of each parameter.
+pub const LARGEST_TURN: f64 = 1.4;
+
+impl Integrator {
+    const NAMES: &'static [&'static str] = &["leapfrog", "exact_normal"];
+}
+
+impl Named for Integrator {
+    fn name(&self) -> &'static str {
+        Self::NAMES[*self as usize]
+    }
+
+    fn choose(&mut self, name: &str) -> bool {
+        *self = match name {
+            "leapfrog" => Integrator::Leapfrog,
+            "exact_normal" => Integrator::ExactNormal,
+            _ => return false,
+        };
+        true
+    }
+}
+
+impl Configure for Integrator {
+    const SETTINGS: &'static [Setting] = &[Setting {
+        name: "integrator",
+        default: Value::Name(Self::NAMES),
+        min: 0.0,
+        max: 0.0,
+        doc: "How the steps of 'nuts' and 'hmc' are made after the warm-up. 'exact_normal' makes no error where the posterior \
+              is normal with the covariance of the metric, so that steps may be long, up to 1.4; it is for posteriors of many \
+              parameters that are nearly that.",
+    }];
+
+    fn field(&mut self, name: &str) -> Option<Field<'_>> {
+        (name == "integrator").then_some(Field::Name(self))
+    }
+}
+
+/// One chain's step of a Hamiltonian trajectory.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Row of the chain's metric.
@@ -34,8 +89,8 @@ pub struct Arrival<'a> {
     pub logp: f64,
     /// Kinetic energy at the new point.
     pub kinetic: f64,
-    /// Of a leapfrog step the inner products of the spans that were asked for; of an isokinetic step, and of the start of
-    /// such a trajectory, p M^-1 g and g M^-1 g.
+    /// Of an isokinetic step, and of the start of such a trajectory, p M^-1 g and g M^-1 g; of other steps the inner products
+    /// of the spans that were asked for.
     pub dots: &'a [Dots],
 }
 
@@ -46,18 +101,54 @@ impl Arrival<'_> {
     }
 }
 
+/// Where what a step found is: an index into the lists of its kind, and a range of inner products.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// A leapfrog step, its spans measured with it.
+    Leaf(usize, [usize; 2]),
+    /// A leapfrog step, its spans measured after it.
+    Reached(usize, [usize; 2]),
+    /// An exact-normal step.
+    Turned(usize, [usize; 2]),
+    /// An isokinetic step.
+    Glided(usize),
+}
+
+/// Spans, and what was found of them.
+#[derive(Default)]
+struct Spans {
+    asked: Vec<Span>,
+    dots: Vec<Dots>,
+}
+
+impl Spans {
+    fn new(spans: usize) -> Self {
+        Spans { asked: Vec::with_capacity(spans), dots: Vec::with_capacity(spans) }
+    }
+
+    /// Add some; their range.
+    fn add(&mut self, spans: impl Iterator<Item = Span>) -> [usize; 2] {
+        let before = self.asked.len();
+        self.asked.extend(spans);
+        [before, self.asked.len()]
+    }
+}
+
 /// The steps of one round. Its lists are kept between rounds, so that a round allocates nothing.
 #[derive(Default)]
 pub struct Batch {
-    /// In the order of the requests: the row of the new point, and whether the step is isokinetic.
+    /// In the order of the requests: the row of the new point, its log density, and where the rest is.
     rows: Vec<usize>,
-    isokinetic: Vec<bool>,
     logp: Vec<f64>,
+    found: Vec<Found>,
     steps: Vec<Step>,
     leaves: Vec<Leaf>,
-    spans: Vec<Span>,
+    spans: Spans,
     kinetic: Vec<f64>,
-    dots: Vec<Dots>,
+    reaches: Vec<Reach>,
+    reached: Spans,
+    turns: Vec<Turn>,
+    of_turns: Vec<f64>,
     glides: Vec<Glide>,
     places: Vec<Place>,
     /// Kinetic energies and inner products of the places.
@@ -69,13 +160,16 @@ impl Batch {
     pub fn new(steps: usize, spans: usize) -> Self {
         Batch {
             rows: Vec::with_capacity(steps),
-            isokinetic: Vec::with_capacity(steps),
             logp: Vec::with_capacity(steps),
+            found: Vec::with_capacity(steps),
             steps: Vec::with_capacity(steps),
             leaves: Vec::with_capacity(steps),
-            spans: Vec::with_capacity(spans),
+            spans: Spans::new(spans),
             kinetic: Vec::with_capacity(steps),
-            dots: Vec::with_capacity(spans),
+            reaches: Vec::with_capacity(steps),
+            reached: Spans::new(spans),
+            turns: Vec::with_capacity(steps),
+            of_turns: Vec::with_capacity(steps),
             glides: Vec::with_capacity(steps),
             places: Vec::with_capacity(steps),
             of_places: (Vec::with_capacity(steps), Vec::with_capacity(steps)),
@@ -85,34 +179,71 @@ impl Batch {
     /// Forget the steps of the last round.
     pub fn clear(&mut self) {
         self.rows.clear();
-        self.isokinetic.clear();
+        self.found.clear();
         self.steps.clear();
         self.leaves.clear();
-        self.spans.clear();
+        self.spans.asked.clear();
+        self.reaches.clear();
+        self.reached.asked.clear();
+        self.turns.clear();
         self.glides.clear();
         self.places.clear();
     }
 
-    /// Add a leapfrog step, and the spans to be measured when it is done.
-    pub fn push(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
+    fn push_leapfrog(&mut self, request: Request, spans: usize) {
         let Request { metric, from, to, step, begun, onward } = request;
-        let before = self.spans.len();
-        self.spans.extend(spans);
         if !begun {
             self.steps.push(Step { metric, from, to, kick: 0.5 * step, drift: step });
         }
-        let (onward, spans) = (onward.map(|to| (to, step)), self.spans.len() - before);
+        let onward = onward.map(|to| (to, step));
         self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, onward, spans });
         self.rows.push(to);
-        self.isokinetic.push(false);
+    }
+
+    /// Add a leapfrog step, and the spans to be measured when it is done.
+    pub fn push(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
+        let range = self.spans.add(spans);
+        self.found.push(Found::Leaf(self.leaves.len(), range));
+        self.push_leapfrog(request, range[1] - range[0]);
+    }
+
+    /// Add a leapfrog step that is part of a larger one of size `reach`, with spans of larger ones ([`Reach`]).
+    pub fn push_part(&mut self, request: Request, reach: f64, spans: impl Iterator<Item = Span>) {
+        let range = self.reach(request.metric, request.to, reach, spans);
+        self.found.push(Found::Reached(self.leaves.len(), range));
+        self.push_leapfrog(request, 0);
+    }
+
+    /// Add an exact-normal step.
+    pub fn push_turn(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
+        let Request { metric, from, to, step, .. } = request;
+        let range = self.reach(metric, to, step, spans);
+        self.found.push(Found::Turned(self.turns.len(), range));
+        self.turns.push(Turn { metric, from, to, kick: 0.5 * step, angle: step });
+        self.rows.push(to);
+    }
+
+    fn reach(
+        &mut self,
+        metric: usize,
+        row: usize,
+        step: f64,
+        spans: impl Iterator<Item = Span>,
+    ) -> [usize; 2] {
+        let range = self.reached.add(spans);
+        let spans = range[1] - range[0];
+        if spans > 0 {
+            self.reaches.push(Reach { metric, row, half: 0.5 * step, spans });
+        }
+        range
     }
 
     /// Add an isokinetic step.
     pub fn push_glide(&mut self, glide: Glide) {
+        self.found.push(Found::Glided(self.places.len()));
         self.places.push(Place { metric: glide.metric, row: glide.to });
         self.rows.push(glide.to);
         self.glides.push(glide);
-        self.isokinetic.push(true);
     }
 
     /// Number of steps, which is the number of gradients that [`Batch::run`] takes.
@@ -133,40 +264,58 @@ impl Batch {
         phase: &Phase,
         metrics: &Metrics,
     ) -> Result<()> {
-        self.logp.resize(self.rows.len(), 0.0);
-        self.kinetic.resize(self.leaves.len(), 0.0);
-        self.dots.resize(self.spans.len(), [0.0; 2]);
-        let (kinetic, dots) = &mut self.of_places;
-        kinetic.resize(self.places.len(), 0.0);
-        dots.resize(self.places.len(), [0.0; 2]);
+        self.make_room();
         if !self.steps.is_empty() {
             dev.kick_drift(phase, metrics, &self.steps)?;
+        }
+        if !self.turns.is_empty() {
+            dev.turn(phase, metrics, &self.turns)?;
         }
         if !self.glides.is_empty() {
             dev.glide(phase, metrics, &self.glides)?;
         }
         density.logp_grad(dev, phase, &self.rows, &mut self.logp)?;
         if !self.places.is_empty() {
+            let (kinetic, dots) = &mut self.of_places;
             dev.products(phase, metrics, &self.places, kinetic, dots)?;
         }
         if !self.leaves.is_empty() {
-            dev.finish_leaf(phase, metrics, &self.leaves, &self.spans, &mut self.kinetic, &mut self.dots)?;
+            let Spans { asked, dots } = &mut self.spans;
+            dev.finish_leaf(phase, metrics, &self.leaves, asked, &mut self.kinetic, dots)?;
+        }
+        if !self.turns.is_empty() {
+            dev.finish_turn(phase, metrics, &self.turns, &mut self.of_turns)?;
+        }
+        if !self.reaches.is_empty() {
+            let Spans { asked, dots } = &mut self.reached;
+            dev.reach(phase, metrics, &self.reaches, asked, dots)?;
         }
         Ok(())
     }
 
+    fn make_room(&mut self) {
+        self.logp.resize(self.rows.len(), 0.0);
+        self.kinetic.resize(self.leaves.len(), 0.0);
+        self.of_turns.resize(self.turns.len(), 0.0);
+        for Spans { asked, dots } in [&mut self.spans, &mut self.reached] {
+            dots.resize(asked.len(), [0.0; 2]);
+        }
+        let (kinetic, dots) = &mut self.of_places;
+        kinetic.resize(self.places.len(), 0.0);
+        dots.resize(self.places.len(), [0.0; 2]);
+    }
+
     /// What each step found, in the order of the requests.
     pub fn arrivals(&self) -> impl Iterator<Item = Arrival<'_>> {
-        let (mut leaf, mut span, mut place) = (0, 0, 0);
-        self.isokinetic.iter().zip(&self.logp).map(move |(isokinetic, &logp)| {
-            if *isokinetic {
-                let (kinetic, dots) = &self.of_places;
-                place += 1;
-                return Arrival { logp, kinetic: kinetic[place - 1], dots: &dots[place - 1..place] };
-            }
-            let spans = self.leaves[leaf].spans;
-            (leaf, span) = (leaf + 1, span + spans);
-            Arrival { logp, kinetic: self.kinetic[leaf - 1], dots: &self.dots[span - spans..span] }
+        let (of_places, dots) = &self.of_places;
+        self.found.iter().zip(&self.logp).map(move |(found, &logp)| {
+            let (kinetic, dots) = match *found {
+                Found::Leaf(i, [from, to]) => (self.kinetic[i], &self.spans.dots[from..to]),
+                Found::Reached(i, [from, to]) => (self.kinetic[i], &self.reached.dots[from..to]),
+                Found::Turned(i, [from, to]) => (self.of_turns[i], &self.reached.dots[from..to]),
+                Found::Glided(i) => (of_places[i], &dots[i..=i]),
+            };
+            Arrival { logp, kinetic, dots }
         })
     }
 }

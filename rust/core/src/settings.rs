@@ -5,9 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapt::{AdaptSettings, pool};
 use crate::error::{Error, Result};
+use crate::integrate::Integrator;
 use crate::kernel::Sampler;
+use crate::kernel::hmc::HmcSettings;
 use crate::kernel::mams::MamsSettings;
 use crate::kernel::nuts::NutsSettings;
+use crate::kernel::walnuts::WalnutsSettings;
 
 /// The value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +21,8 @@ pub enum Value {
     Int(u64),
     /// True or false.
     Bool(bool),
+    /// One of these names, of which a default is the first; set by [`Settings::choose`].
+    Name(&'static [&'static str]),
 }
 
 impl Value {
@@ -26,8 +31,18 @@ impl Value {
             Value::Float(v) => v,
             Value::Int(v) => v as f64,
             Value::Bool(v) => f64::from(u8::from(v)),
+            Value::Name(_) => 0.0,
         }
     }
+}
+
+/// Something that has one of some names.
+pub trait Named {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Change it to that of a name; false if there is none.
+    fn choose(&mut self, name: &str) -> bool;
 }
 
 /// The place of a setting in its struct.
@@ -38,6 +53,8 @@ pub enum Field<'a> {
     Int(&'a mut u64),
     /// True or false.
     Bool(&'a mut bool),
+    /// One of some names.
+    Name(&'a mut dyn Named),
 }
 
 /// Declaration of a setting.
@@ -75,10 +92,16 @@ pub struct Settings {
     pub draws: u64,
     /// How the kernel of the draws after the warm-up is chosen.
     pub sampler: Sampler,
+    /// How steps are made, where the sampler leaves a choice.
+    pub integrator: Integrator,
     /// Settings of the no-U-turn sampler.
     pub nuts: NutsSettings,
     /// Settings of the Metropolis-adjusted microcanonical sampler.
     pub mams: MamsSettings,
+    /// Settings of Hamiltonian Monte Carlo with trajectories of fixed length.
+    pub hmc: HmcSettings,
+    /// Settings of the no-U-turn sampler that adapts its steps within a trajectory.
+    pub walnuts: WalnutsSettings,
     /// Settings of the adaptation.
     pub adapt: AdaptSettings,
 }
@@ -86,11 +109,23 @@ pub struct Settings {
 impl Settings {
     /// The declarations of all settings that [`Settings::set`] knows.
     pub fn declared() -> impl Iterator<Item = &'static Setting> {
-        NutsSettings::SETTINGS.iter().chain(AdaptSettings::SETTINGS).chain(MamsSettings::SETTINGS)
+        NutsSettings::SETTINGS
+            .iter()
+            .chain(AdaptSettings::SETTINGS)
+            .chain(MamsSettings::SETTINGS)
+            .chain(Integrator::SETTINGS)
+            .chain(HmcSettings::SETTINGS)
+            .chain(WalnutsSettings::SETTINGS)
     }
 
     fn field(&mut self, name: &str) -> Option<Field<'_>> {
-        self.nuts.field(name).or_else(|| self.adapt.field(name)).or_else(|| self.mams.field(name))
+        self.nuts
+            .field(name)
+            .or_else(|| self.adapt.field(name))
+            .or_else(|| self.mams.field(name))
+            .or_else(|| self.integrator.field(name))
+            .or_else(|| self.hmc.field(name))
+            .or_else(|| self.walnuts.field(name))
     }
 
     /// Warm-up draws that a chain may make at most.
@@ -116,6 +151,9 @@ impl Settings {
         }
         match (field, value) {
             (Field::Bool(field), Value::Bool(v)) => *field = v,
+            (Field::Name(_), _) | (_, Value::Name(_)) => {
+                return Err(Error::Setting(format!("{name} is {value:?}, not one of its names")));
+            }
             (Field::Bool(_), _) | (_, Value::Bool(_)) => {
                 let needed =
                     if matches!(declared.default, Value::Bool(_)) { "True or False" } else { "a number" };
@@ -128,6 +166,18 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Change the setting of a name that has names for values.
+    pub fn choose(&mut self, name: &str, value: &str) -> Result<()> {
+        match self.field(name) {
+            Some(Field::Name(field)) => match field.choose(value) {
+                true => Ok(()),
+                false => Err(Error::Setting(format!("{name} cannot be {value:?}"))),
+            },
+            Some(_) => Err(Error::Setting(format!("{name} must be a number, not {value:?}"))),
+            None => Err(Error::Setting(format!("there is no setting {name:?}"))),
+        }
     }
 }
 
@@ -143,6 +193,13 @@ mod tests {
                 Some(Field::Float(v)) => Value::Float(*v),
                 Some(Field::Int(v)) => Value::Int(*v),
                 Some(Field::Bool(v)) => Value::Bool(*v),
+                Some(Field::Name(v)) => {
+                    let Value::Name(names) = s.default else { panic!("{} has no names", s.name) };
+                    assert_eq!(v.name(), names[0], "{}", s.name);
+                    assert!(names.iter().all(|name| v.choose(name) && v.name() == *name), "{}", s.name);
+                    assert!(!v.choose("no such thing"));
+                    continue;
+                }
                 None => panic!("{} is declared but not kept", s.name),
             };
             assert_eq!(now, s.default, "{}", s.name);

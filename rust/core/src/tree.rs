@@ -71,7 +71,7 @@ struct Node {
 }
 
 /// ln(e^a + e^b), and the share of e^b in the sum.
-fn add_weights(a: f64, b: f64) -> (f64, f64) {
+pub(crate) fn add_weights(a: f64, b: f64) -> (f64, f64) {
     let (big, small) = if a > b { (a, b) } else { (b, a) };
     if small == f64::NEG_INFINITY {
         return (big, if a > b { 0.0 } else { 1.0 });
@@ -236,6 +236,11 @@ impl Tree {
     /// The current leaf diverged.
     pub fn diverge(&mut self) {
         self.end = Some(End::Diverged);
+    }
+
+    /// The current leaf would not lead back: the trajectory ends as at a U-turn within the new subtree.
+    pub fn give_up(&mut self) {
+        self.end = Some(End::Turned);
     }
 
     /// The current leaf has this log weight, and `turning` says of each of [`Tree::pairs`] whether it is a U-turn.

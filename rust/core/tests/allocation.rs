@@ -13,6 +13,7 @@ use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::N_STATISTICS;
 use nutpie_core::density::OnHost;
 use nutpie_core::device::Cpu;
+use nutpie_core::integrate::Integrator;
 use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
 use nutpie_core::settings::Settings;
@@ -56,8 +57,11 @@ const DIM: usize = 50;
 
 /// Allocations of a chain, of the draws in the warm-up and of those after it.
 fn allocations(sampler: Sampler, scheme: Scheme, metric: Option<Arc<Metric>>) -> [u64; 2] {
-    let adapt = AdaptSettings::new(scheme);
-    let settings = Settings { seed: 1, tune: 200, draws: 2000, sampler, adapt, ..Settings::default() };
+    allocations_with(Settings { sampler, adapt: AdaptSettings::new(scheme), ..Settings::default() }, metric)
+}
+
+fn allocations_with(settings: Settings, metric: Option<Arc<Metric>>) -> [u64; 2] {
+    let settings = Settings { seed: 1, tune: 200, draws: 3000, ..settings };
     let mut store =
         MemoryStore::new(DIM, N_STATISTICS, settings.tune, settings.draws, Keep::default()).unwrap();
     let density = Box::new(OnHost::new(Uneven(DIM)));
@@ -98,6 +102,16 @@ fn no_allocation_per_leapfrog_or_draw() {
     {
         let [warmup, after] = allocations(sampler, scheme, None);
         assert!(warmup < 10_000 && after == 0, "{sampler:?} {scheme:?} {warmup} {after}");
+    }
+    for sampler in [Sampler::Hmc, Sampler::Walnuts, Sampler::Nuts] {
+        for scheme in [Scheme::Auto, Scheme::Dense] {
+            let integrator =
+                if sampler == Sampler::Walnuts { Integrator::Leapfrog } else { Integrator::ExactNormal };
+            let adapt = AdaptSettings::new(scheme);
+            let settings = Settings { sampler, integrator, adapt, ..Settings::default() };
+            let [warmup, after] = allocations_with(settings, None);
+            assert!(warmup < 10_000 && after == 0, "{sampler:?} {scheme:?} {warmup} {after}");
+        }
     }
     // With a metric that couples some parameters, and one that couples all.
     for rank in [20, DIM] {

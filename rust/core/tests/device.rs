@@ -16,7 +16,7 @@ use naive::Naive;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::density::OnHost;
-use nutpie_core::device::{Cpu, Device, Dots, Glide, Leaf, Phase, Place, Row, Span, Step};
+use nutpie_core::device::{Cpu, Device, Dots, Glide, Leaf, Phase, Place, Reach, Row, Span, Step, Turn};
 use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
 use nutpie_core::settings::Settings;
@@ -171,6 +171,55 @@ fn glides_and_products_are_as_documented() {
             }
             assert!(numbers.iter().zip(&numbers_naive).all(|(a, b)| near(*a, *b)), "{dim}, rank {rank}");
         }
+    }
+}
+
+/// What pulls, a turn and the ends of spans leave behind.
+fn turned(mut dev: impl Device, dim: usize, metric: &Arc<Metric>) -> (Vec<Vec<f64>>, Vec<f64>) {
+    const ROWS: usize = 3;
+    let phase = Phase::alloc_with_pull(&mut dev, ROWS, dim).unwrap();
+    let metrics = dev.alloc_metrics(2, dim).unwrap();
+    for (i, buf) in [phase.x, phase.p, phase.g].into_iter().enumerate() {
+        for index in 0..ROWS {
+            dev.write(Row { buf, index }, &scattered(dim, 3 * index + i)).unwrap();
+        }
+    }
+    dev.set_metric(&metrics, 1, metric).unwrap();
+    let (mut kinetic, mut dots) = ([f64::NAN], [[f64::NAN; 2]; 2]);
+    dev.pull(&phase, &metrics, &[0, 1].map(|row| Place { metric: 1, row })).unwrap();
+    let turn = [Turn { metric: 1, from: 0, to: 2, kick: 0.35, angle: 0.7 }];
+    dev.turn(&phase, &metrics, &turn).unwrap();
+    dev.write(Row { buf: phase.g, index: 2 }, &scattered(dim, 50)).unwrap();
+    dev.finish_turn(&phase, &metrics, &turn, &mut kinetic).unwrap();
+    let reach = [Reach { metric: 1, row: 2, half: -0.4, spans: 2 }];
+    let spans = [0, 1].map(|start| Span { start, adjacent: false });
+    dev.reach(&phase, &metrics, &reach, &spans, &mut dots).unwrap();
+    let mut rows = Vec::new();
+    for buf in [phase.x, phase.p, phase.pulls().unwrap()] {
+        for index in 0..ROWS {
+            rows.push(vec![0.0; dim]);
+            dev.read(Row { buf, index }, rows.last_mut().unwrap()).unwrap();
+        }
+    }
+    (rows, [&kinetic[..], dots.as_flattened()].concat())
+}
+
+#[test]
+fn turns_and_ends_of_spans_are_as_documented() {
+    let small = (1..=20).flat_map(|dim| [0, 1, 2, dim / 3, dim / 2, dim].map(|rank| (dim, rank.min(dim))));
+    for (dim, rank) in small.chain([(500, 0), (200, 9), (60, 60)]) {
+        let metric = Arc::new(Metric { center: scattered(dim, 77), ..coupled(dim, rank, 0) });
+        let matrix = probed(&mut Cpu::new(), &metric);
+        let (rows, numbers) = turned(Cpu::new(), dim, &metric);
+        let (rows_naive, numbers_naive) = turned(Naive::with(1, &matrix), dim, &metric);
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-10 * (1.0 + b.abs()) * (dim + 40 * rank) as f64;
+        for (a, b) in rows.iter().flatten().zip(rows_naive.iter().flatten()) {
+            assert!(near(*a, *b), "{dim}, rank {rank}: {a} and {b}");
+        }
+        assert!(
+            numbers.iter().zip(&numbers_naive).all(|(a, b)| near(*a, *b)),
+            "{dim}, rank {rank}: {numbers:?} {numbers_naive:?}"
+        );
     }
 }
 

@@ -7,6 +7,9 @@
 #[path = "common/validity_harness.rs"]
 #[allow(dead_code)]
 mod harness;
+#[path = "common/validity_kernels.rs"]
+#[allow(dead_code)]
+mod kernels;
 #[path = "common/metrics.rs"]
 mod metrics;
 #[path = "common/validity_plain_mams.rs"]
@@ -21,30 +24,25 @@ mod targets;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
-use harness::{Functional, Marginal, check_seeds, diagonal, finish, positions, product};
+use harness::{Functional, Marginal, check_seeds, diagonal, finish, positions};
+use kernels::{gaussian, gaussian_functionals, log_determinant, logistic_functionals, normals};
 use metrics::{coupled, momentum, velocity};
 use nutpie_core::density::{Density, HostDensity, OnHost};
 use nutpie_core::device::{Cpu, Device, Glide, Metrics, Phase, Place, Row};
 use nutpie_core::integrate::Batch;
-use nutpie_core::kernel::mams::{Kick, Mams, MamsState, Tuned};
+use nutpie_core::kernel::mams::{Kick, Mams};
+use nutpie_core::kernel::transitions::{Tuned, TunedState};
 use nutpie_core::kernel::{Begin, KernelState, Next, Sampler};
 use nutpie_core::metric::Metric;
-use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
+use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use plain_mams::PlainMams;
-use reference::normal_quantiles;
-use targets::{Autoregressive, Logistic, Student};
+use targets::{Logistic, Student};
 
 const DIM: usize = 5;
 
 fn stream(chain: u32, draw: u32) -> Stream {
     Stream::new(Key { seed: 3, chain, draw }, Purpose::Trajectory)
-}
-
-fn normals(seed: u64, chain: u32, n: usize) -> Vec<f64> {
-    let mut z = vec![0.0; n];
-    fill_normal(Key { seed, chain, draw: u32::MAX }, Purpose::Momentum, &mut z);
-    z
 }
 
 fn student() -> Student {
@@ -81,7 +79,7 @@ impl Trajectories {
         let (kinetic, dots) = products(&mut dev, &phase, &metrics, 0);
         // With the golden ratio added the phase is a half, so that the time is the length.
         let tuned = Tuned { length: self.steps as f64 * self.h, step: 1.000001 * self.h, transitions: 1 };
-        let state = MamsState { tuned, phase: 1.5 - 0.618_033_988_749_894_9, rejections: 0 };
+        let state = TunedState { tuned, phase: 1.5 - 0.618_033_988_749_894_9, rejections: 0 };
         let mut kernel = Mams::new(dim, 1000.0, state, stream(0, 0));
         let begin = Begin {
             slot: 0,
@@ -150,22 +148,6 @@ fn trajectories_lead_back() {
             assert!(there.error.abs() > 1e-6, "the error is no accident");
         }
     }
-}
-
-/// Log of the absolute value of a determinant, by elimination.
-fn log_determinant(mut a: Vec<Vec<f64>>) -> f64 {
-    let (n, mut sum) = (a.len(), 0.0);
-    for k in 0..n {
-        let pivot = (k..n).max_by(|i, j| a[*i][k].abs().total_cmp(&a[*j][k].abs())).unwrap();
-        a.swap(k, pivot);
-        sum += a[k][k].abs().ln();
-        for i in k + 1..n {
-            let factor = a[i][k] / a[k][k];
-            let row = a[k].clone();
-            a[i].iter_mut().zip(row).for_each(|(v, w)| *v -= factor * w);
-        }
-    }
-    sum
 }
 
 /// Orthonormal directions at right angles to a unit vector.
@@ -251,23 +233,6 @@ fn kicks_are_the_formula_and_survive_extremes() {
 
 // ------------------------------------------------------------------------------------------------------ invariance
 
-fn gaussian() -> Autoregressive {
-    Autoregressive { mean: vec![1.0, -2.0, 0.0, 3.0], sd: vec![1.0, 0.1, 10.0, 3.0], rho: 0.7 }
-}
-
-fn gaussian_functionals() -> Vec<Functional> {
-    let target = gaussian();
-    let mut out = Vec::new();
-    for (i, of) in [(0, (|x| x[0]) as fn(&[f64]) -> f64), (3, |x| x[3])] {
-        let (mean, sd) = (target.mean[i], target.sd[i]);
-        let below = normal_quantiles(mean, sd);
-        out.extend(Marginal { name: "x", of, mean, variance: sd * sd, below }.functionals());
-    }
-    let (mean_2, mean_3) = (target.mean[2], target.mean[3]);
-    out.push(product("covariance", move |x| x[2] - mean_2, move |x| x[3] - mean_3, target.covariance(2, 3)));
-    out
-}
-
 /// P(|t| <= a) by Simpson's rule on the density of Student's distribution.
 fn student_functionals(freedom: f64) -> Vec<Functional> {
     let density = |x: f64| (1.0 + x * x / freedom).powf(-0.5 * (freedom + 1.0));
@@ -290,13 +255,6 @@ fn student_functionals(freedom: f64) -> Vec<Functional> {
     Marginal { name: "x1", of, mean: 0.0, variance, below }.functionals()
 }
 
-fn logistic_functionals(scale: f64) -> Vec<Functional> {
-    let below = [0.05, 0.25, 0.5, 0.75, 0.95].map(|p: f64| (scale * (p / (1.0 - p)).ln(), p)).into();
-    let variance = (scale * std::f64::consts::PI).powi(2) / 3.0;
-    let of: fn(&[f64]) -> f64 = |x| x[2];
-    Marginal { name: "x2", of, mean: 0.0, variance, below }.functionals()
-}
-
 /// Draws by the kernel with a fixed choice, from exact draws of the target.
 fn fixed<D: HostDensity + Clone + 'static>(
     density: &D,
@@ -307,7 +265,7 @@ fn fixed<D: HostDensity + Clone + 'static>(
     draws: u64,
 ) -> Vec<Vec<f64>> {
     let state =
-        KernelState::Mams(MamsState { tuned, phase: normals(seed, 9, 1)[0].abs().fract(), rejections: 0 });
+        KernelState::Mams(TunedState { tuned, phase: normals(seed, 9, 1)[0].abs().fract(), rejections: 0 });
     let kernel = harness::Kernel { seed, metric: metric.clone(), step: 0.1, max_depth: 2 };
     let dim = density.dim();
     finish(&mut kernel.block_with(&state, density, starts, draws), dim).into_iter().map(|d| d.x).collect()

@@ -14,6 +14,8 @@ use nutpie_core::chain::{ChainState, DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
 use nutpie_core::device::Cpu;
 use nutpie_core::error::Error;
+use nutpie_core::integrate::Integrator;
+use nutpie_core::kernel::hmc::{HmcSettings, Trajectory};
 use nutpie_core::kernel::{Kind, Sampler};
 use nutpie_core::run::{Control, Output, Run};
 use nutpie_core::settings::Settings;
@@ -131,6 +133,59 @@ fn the_rule_keeps_the_kernel_where_it_should() {
     // Without a warm-up there is nothing that could prepare another kernel.
     assert_eq!(choice(Mams, 3, 2, 0, true), None);
     assert_eq!(choice(Mams, 3, 2, 1, true), Some((Kind::Mams, Why::Asked)));
+}
+
+/// Settings of the samplers beside those that have tests of their own.
+fn further_samplers() -> Vec<Settings> {
+    let plain = settings_of(Scheme::Auto, 8, 100, 80);
+    let hmc = |trajectory| HmcSettings { trajectory, ..HmcSettings::default() };
+    let exact = Settings { integrator: Integrator::ExactNormal, ..plain.clone() };
+    vec![
+        Settings { sampler: Sampler::Hmc, ..plain.clone() },
+        Settings { sampler: Sampler::Hmc, hmc: hmc(Trajectory::Static), ..exact.clone() },
+        Settings { sampler: Sampler::Hmc, hmc: hmc(Trajectory::Multinomial), ..plain.clone() },
+        exact,
+        Settings { sampler: Sampler::Walnuts, ..plain },
+    ]
+}
+
+#[test]
+fn draws_of_further_samplers_do_not_depend_on_the_number_of_threads() {
+    let density = || Box::new(OnHost::new(Uneven(DIM))) as Box<dyn Density>;
+    for settings in further_samplers() {
+        let one = execute(&settings, 1, &density);
+        for cores in [2, 16] {
+            let many = execute(&settings, cores, &density);
+            assert_eq!(reproducible(&one.chains), reproducible(&many.chains), "{:?}", settings.sampler);
+            assert_eq!(one.n_gradients, many.n_gradients);
+        }
+        assert!(one.reports.iter().all(|report| report.tuned.is_some_and(|tuned| tuned.step > 0.0)));
+    }
+}
+
+#[test]
+fn further_samplers_go_on_as_if_they_had_never_stopped() {
+    for (settings, chains) in further_samplers().into_iter().flat_map(|s| [(s.clone(), 3), (s, 1)]) {
+        let (whole, saved) = whole_run(&settings, &starts(chains));
+        // Before and after the transitions that tune it, and between them.
+        for &(stop, ref state) in saved.iter().step_by(9) {
+            let (states, pools): (Vec<ChainState>, Vec<Pool>) = postcard::from_bytes(state).unwrap();
+            let density = Box::new(OnHost::new(Uneven(DIM)));
+            let mut block =
+                Block::resume(Box::new(Cpu::new()), density, &states, &pools, settings.draws).unwrap();
+            let mut rest = common::Collected::new(chains);
+            for chain in 0..chains {
+                rest.draws[chain] = whole.draws[chain][..stop as usize].to_vec();
+                rest.stats[chain] = whole.stats[chain][..stop as usize].to_vec();
+            }
+            while !block.done() {
+                block.round(&mut rest, |_| ()).unwrap();
+            }
+            assert!(rest == whole, "{:?} resumed after draw {stop}", settings.sampler);
+        }
+        let after = saved.iter().filter(|(draw, _)| *draw > settings.tune).count();
+        assert!(chains > 1 || after > 60, "{after} states after the warm-up");
+    }
 }
 
 /// Chains in one block, and the state of the block before each draw at which all chains stood still together.

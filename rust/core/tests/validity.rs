@@ -9,6 +9,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 #[path = "common/validity_harness.rs"]
+#[allow(dead_code)]
 mod harness;
 #[path = "common/metrics.rs"]
 mod metrics;
@@ -17,6 +18,7 @@ mod plain_nuts;
 #[path = "common/validity_reference.rs"]
 mod reference;
 #[path = "common/validity_targets.rs"]
+#[allow(dead_code)]
 mod targets;
 
 use harness::{

@@ -123,6 +123,10 @@ fn settings_from(sampler: &str, adaptation: &str, options: &Bound<'_, PyDict>) -
     let mut settings = Settings { sampler, adapt: AdaptSettings::new(scheme), ..Settings::default() };
     for (name, value) in options {
         let name: String = name.extract()?;
+        if let Ok(value) = value.extract::<String>() {
+            settings.choose(&name, &value).map_err(error_to_python)?;
+            continue;
+        }
         let value = if value.is_instance_of::<PyBool>() {
             Value::Bool(value.extract()?)
         } else if value.is_instance_of::<PyInt>() {

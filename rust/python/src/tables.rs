@@ -9,9 +9,9 @@ use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-type Declared = (&'static str, Py<PyAny>, f64, f64, &'static str);
+type Declared = (&'static str, Py<PyAny>, f64, f64, &'static str, Vec<&'static str>);
 
-/// (name, default, smallest value, largest value, documentation) of each setting.
+/// (name, default, smallest value, largest value, documentation, names to choose from) of each setting.
 #[pyfunction]
 pub fn settings(py: Python<'_>) -> PyResult<Vec<Declared>> {
     Settings::declared()
@@ -20,8 +20,10 @@ pub fn settings(py: Python<'_>) -> PyResult<Vec<Declared>> {
                 Value::Float(v) => v.into_py_any(py)?,
                 Value::Int(v) => v.into_py_any(py)?,
                 Value::Bool(v) => v.into_py_any(py)?,
+                Value::Name(names) => names.first().copied().unwrap_or_default().into_py_any(py)?,
             };
-            Ok((s.name, default, s.min, s.max, s.doc))
+            let names = if let Value::Name(names) = s.default { names.to_vec() } else { Vec::new() };
+            Ok((s.name, default, s.min, s.max, s.doc, names))
         })
         .collect()
 }
@@ -32,10 +34,10 @@ pub fn adaptations() -> Vec<(&'static str, u64, &'static str)> {
     Scheme::ALL.iter().map(|info| (info.name, info.tune, info.doc)).collect()
 }
 
-/// (name, documentation, names of the settings that have no effect with 'nuts') of each sampler.
+/// (name, documentation, names of the settings that only some samplers have, it among them) of each sampler.
 #[pyfunction]
 pub fn samplers() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
-    let names = |settings: &[Setting]| settings.iter().map(|s| s.name).collect();
+    let names = |settings: &[&[Setting]]| settings.iter().copied().flatten().map(|s| s.name).collect();
     Sampler::ALL.iter().map(|info| (info.name, info.doc, names(info.settings))).collect()
 }
 

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::member::Member;
+use super::plan::Plan;
 use super::settings::AdaptSettings;
 use super::step_size::DualAverage;
-use crate::kernel::mams::{MamsSettings, Tuned};
+use crate::kernel::transitions::Tuned;
 use crate::kernel::{Kind, Sampler};
 use crate::settings::Settings;
 
@@ -19,14 +20,10 @@ use crate::settings::Settings;
 const PRICED_DRAWS: usize = 50;
 
 /// Transitions of each chain that tune the step size: these, or fewer when they have taken a share of the gradients of the
-/// warm-up, but no fewer than the least. With a quarter of them the step size was noise where acceptance varies from place to
+/// warm-up, but no fewer than the kernel wants at least. With a quarter of them the step size was noise where acceptance varies from place to
 /// place, and chains got stuck in one run of five.
 const ROUNDS: u64 = 100;
-const LEAST_ROUNDS: u64 = 10;
 const SHARE_OF_WARMUP: f64 = 0.15;
-
-/// Shortest mean length of trajectories.
-const SHORTEST: f64 = 1.4;
 
 /// Fewest parameters of 'auto', and of the microcanonical kernel at all.
 const FEW_PARAMETERS: usize = 3;
@@ -99,7 +96,7 @@ enum Stage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Handover {
     sampler: Sampler,
-    mams: MamsSettings,
+    plan: Plan,
     dim: usize,
     stage: Stage,
     choice: Option<Choice>,
@@ -116,11 +113,11 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Of a chain with `dim` parameters.
-    pub fn new(settings: &Settings, dim: usize) -> Self {
-        Handover {
+    /// Of a chain with `dim` parameters; `None` if the kernel of the warm-up goes on.
+    pub fn new(settings: &Settings, dim: usize) -> Option<Self> {
+        Some(Handover {
             sampler: settings.sampler,
-            mams: settings.mams.clone(),
+            plan: Plan::new(settings)?,
             dim,
             stage: Stage::Warmup,
             choice: None,
@@ -131,7 +128,7 @@ impl Handover {
             rounds: 0,
             accept: 0.0,
             changed: false,
-        }
+        })
     }
 
     /// The kernel that makes the draws, and why; `None` before the end of the warm-up.
@@ -141,7 +138,7 @@ impl Handover {
 
     /// What was chosen for the kernel, if it is another one than that of the warm-up.
     pub fn tuned(&self) -> Option<Tuned> {
-        self.choice.filter(|choice| choice.kernel != Kind::Nuts).map(|_| self.tuned)
+        self.choice.filter(|choice| choice.kernel == self.plan.kernel).map(|_| self.tuned)
     }
 
     /// Number of transitions that tuned the kernel, and the gradients that they took.
@@ -157,9 +154,9 @@ impl Handover {
         }
     }
 
-    /// What the kernel is to use from now on, if that has changed.
-    pub fn take_tuned(&mut self) -> Option<Tuned> {
-        std::mem::take(&mut self.changed).then_some(self.tuned)
+    /// The kernel, and what it is to use from now on, if that has changed.
+    pub fn take_tuned(&mut self) -> Option<(Kind, Tuned)> {
+        std::mem::take(&mut self.changed).then_some((self.plan.kernel, self.tuned))
     }
 
     /// A draw of the warm-up took so many steps.
@@ -179,10 +176,10 @@ impl Handover {
 
     fn decide(&self, verdict: Verdict, lagging: bool, alone: bool) -> Choice {
         let nuts = |why| Choice { kernel: Kind::Nuts, why };
+        let asked = Choice { kernel: self.plan.kernel, why: Why::Asked };
         match self.sampler {
-            Sampler::Nuts => nuts(Why::Asked),
-            _ if self.dim < LEAST_PARAMETERS => nuts(Why::FewParameters),
-            Sampler::Mams => Choice { kernel: Kind::Mams, why: Why::Asked },
+            Sampler::Mams | Sampler::Auto if self.dim < LEAST_PARAMETERS => nuts(Why::FewParameters),
+            Sampler::Nuts | Sampler::Mams | Sampler::Hmc | Sampler::Walnuts => asked,
             Sampler::Auto if self.dim < FEW_PARAMETERS => nuts(Why::FewParameters),
             Sampler::Auto if alone => nuts(Why::Unpooled),
             Sampler::Auto if lagging => nuts(Why::Lagging),
@@ -207,15 +204,15 @@ pub(super) fn choose(members: &mut [&mut Member], verdict: Verdict) {
         let Some(handover) = member.handover.as_mut() else { continue };
         let choice = handover.decide(verdict, lagging, alone);
         handover.choice = Some(choice);
-        if choice.kernel == Kind::Nuts {
+        if choice.kernel != handover.plan.kernel {
             handover.stage = Stage::Over;
             continue;
         }
-        let ell = verdict.top_eigenvalue.unwrap_or(1.0);
-        let length = if handover.mams.length > 0.0 { handover.mams.length } else { ell.sqrt().max(SHORTEST) };
+        let length = handover.plan.length(verdict.top_eigenvalue);
         handover.tuned = Tuned { length, ..Tuned::default() };
-        handover.stage = Stage::Tuning { step: DualAverage::near(first_step), rounds: 0 };
-        handover.use_step(DualAverage::near(first_step).current(), 1);
+        let step = DualAverage::near(first_step.min(handover.plan.largest_step));
+        handover.use_step(step.current(), 1);
+        handover.stage = Stage::Tuning { step, rounds: 0 };
     }
 }
 
@@ -250,15 +247,13 @@ fn tune_together(chains: &mut [&mut Handover], settings: &AdaptSettings, dear: b
     let Some(first) = chains.first() else { return };
     let Stage::Tuning { step, rounds } = &first.stage else { return };
     let (mut step, rounds) = (step.clone(), rounds + 1);
-    step.update(accept, &AdaptSettings { target_accept: first.mams.target_accept, ..settings.clone() });
-    let over = rounds >= ROUNDS || (rounds >= LEAST_ROUNDS && dear);
+    let Plan { target_accept, largest_step: max_step_size, .. } = first.plan;
+    step.update(accept, &AdaptSettings { target_accept, max_step_size, ..settings.clone() });
+    let over = rounds >= ROUNDS || (rounds >= first.plan.least_rounds && dear);
     let fixed = Tuned { step: step.average(), ..first.tuned };
     let priced: f64 = chains.iter().map(|chain| chain.prices.len() as f64).sum();
     let price = chains.iter().flat_map(|chain| &chain.prices).sum::<u64>() as f64 / priced.max(1.0);
-    let transitions = match first.mams.transitions {
-        0 => (price / fixed.gradients()).floor().max(1.0) as u64,
-        wanted => wanted,
-    };
+    let transitions = first.plan.transitions(&fixed, price);
     for chain in chains {
         chain.rounds = rounds;
         if over {
@@ -276,7 +271,7 @@ mod tests {
     use super::*;
 
     fn handover(sampler: Sampler, dim: usize) -> Handover {
-        Handover::new(&Settings { sampler, ..Settings::default() }, dim)
+        Handover::new(&Settings { sampler, ..Settings::default() }, dim).unwrap()
     }
 
     #[test]
@@ -285,7 +280,8 @@ mod tests {
         let bad = Verdict { top_eigenvalue: Some(20.0), bad_metric: true };
         let unknown = Verdict { top_eigenvalue: None, bad_metric: false };
         for (sampler, dim, verdict, lagging, alone, kernel, why) in [
-            (Sampler::Nuts, 5, good, false, false, Kind::Nuts, Why::Asked),
+            (Sampler::Hmc, 1, bad, true, true, Kind::Hmc, Why::Asked),
+            (Sampler::Walnuts, 1, bad, true, true, Kind::Walnuts, Why::Asked),
             (Sampler::Mams, 5, bad, true, true, Kind::Mams, Why::Asked),
             (Sampler::Mams, 1, good, false, false, Kind::Nuts, Why::FewParameters),
             (Sampler::Auto, 5, good, false, false, Kind::Mams, Why::GoodMetric),
@@ -316,7 +312,7 @@ mod tests {
         let mut rounds = 0;
         while one.round().is_some() {
             // A smooth acceptance curve, above which one chain is and below which the other.
-            let accept = (-0.2 * one.take_tuned().map_or(0.7, |tuned| tuned.step)).exp();
+            let accept = (-0.2 * one.take_tuned().map_or(0.7, |(_, tuned)| tuned.step)).exp();
             one.observe(accept + 0.02, 2);
             two.observe(accept - 0.02, 2);
             tune_together(&mut [&mut one, &mut two], &settings, false);
@@ -325,7 +321,7 @@ mod tests {
         assert_eq!((rounds, one.tuning()), (ROUNDS, [ROUNDS, 2 * ROUNDS]));
         assert_eq!(one.tuned, two.tuned);
         let Tuned { step, transitions, .. } = one.tuned;
-        let ideal = -one.mams.target_accept.ln() / 0.2;
+        let ideal = -one.plan.target_accept.ln() / 0.2;
         assert!((step / ideal - 1.0).abs() < 0.1, "{step} {ideal}");
         // Ten gradients for each of the last draws, on average, and a transition takes 1.4 / step + 1 / 2.
         assert_eq!(transitions, (10.0 / (1.4 / step + 0.5)).floor() as u64);
@@ -341,7 +337,7 @@ mod tests {
             tune_together(&mut [&mut chain], &settings, true);
             rounds += 1;
         }
-        assert_eq!(rounds, LEAST_ROUNDS);
+        assert_eq!(rounds, chain.plan.least_rounds);
         assert!(chain.take_tuned().is_some() && chain.take_tuned().is_none());
     }
 }

@@ -8,6 +8,7 @@ mod fit;
 pub mod group;
 pub mod handover;
 pub mod member;
+pub mod plan;
 pub mod pool;
 mod recycle;
 pub mod settings;

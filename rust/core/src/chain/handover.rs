@@ -3,7 +3,7 @@
 use super::{Arrays, Chain};
 use crate::adapt::handover::Handover;
 use crate::adapt::member::Member;
-use crate::kernel::mams::MamsState;
+use crate::kernel::transitions::TunedState;
 use crate::kernel::{Kernel, KernelState};
 use crate::rng::{Purpose, Stream};
 
@@ -27,13 +27,12 @@ impl Chain {
     /// Use what the pool has chosen for the kernel of the draws.
     pub(super) fn take_over(&mut self, arrays: &Arrays) {
         let handover = self.member_mut().and_then(Member::handover_mut);
-        let Some(tuned) = handover.and_then(Handover::take_tuned) else { return };
-        if let Kernel::Mams(mams) = &mut self.kernel {
-            mams.tune(tuned);
+        let Some((kernel, tuned)) = handover.and_then(Handover::take_tuned) else { return };
+        if self.kernel.tune(tuned) {
             return;
         }
         let phase = Stream::new(self.key(), Purpose::Lengths).uniform();
-        let state = KernelState::Mams(MamsState { tuned, phase, rejections: 0 });
+        let state = KernelState::new(kernel, TunedState { tuned, phase, rejections: 0 });
         let stream = Stream::new(self.key(), Purpose::Trajectory);
         self.kernel = Kernel::new(state, &self.settings, arrays.dim, stream);
     }

@@ -21,7 +21,7 @@ use crate::device::{Device, Dots, Metrics, Moments, Phase, Place, Refresh, Row};
 use crate::error::{Error, Result};
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Arrival, Batch, Request};
-use crate::kernel::{Begin, Kernel, KernelState, MOST_STATISTICS, Next, Outcome, Sampler};
+use crate::kernel::{Begin, Kernel, KernelState, MOST_STATISTICS, Next, Outcome};
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
@@ -97,8 +97,9 @@ impl Chain {
         let key = Key { seed: settings.seed, chain: id as u32, draw: 0 };
         let stream = Stream::new(key, Purpose::Trajectory);
         let mut adaptation = Adaptation::new(settings.tune, pooled, arrays.dim, &settings.adapt);
-        if let Some(member) = adaptation.member_mut().filter(|_| settings.sampler != Sampler::Nuts) {
-            member.hand_over(Handover::new(settings, arrays.dim));
+        if let (Some(member), Some(handover)) = (adaptation.member_mut(), Handover::new(settings, arrays.dim))
+        {
+            member.hand_over(handover);
         }
         Chain {
             settings: settings.clone(),
@@ -278,6 +279,11 @@ impl Chain {
     /// Whether the kernel begins with inner products of momentum and gradient.
     pub fn wants_products(&self) -> bool {
         self.kernel.wants_products()
+    }
+
+    /// Whether the kernel begins with the pull of its point.
+    pub fn wants_pull(&self) -> bool {
+        self.kernel.wants_pull()
     }
 
     /// The fresh momentum has this kinetic energy, and these inner products where they are wanted.

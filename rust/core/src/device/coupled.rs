@@ -8,7 +8,7 @@ use super::array::Array;
 use super::coupling::Coupling;
 use super::points::Points;
 use super::simd::{self, LANES, Loop, Vector};
-use super::{Dots, Glide, Leaf, Span, Step, ops};
+use super::{Dots, Glide, Leaf, Reach, Span, Step, ops};
 
 /// The arrays of a phase under a coupled metric, with what it makes of the momenta and of the gradients.
 pub struct Coupled<'a> {
@@ -90,6 +90,19 @@ impl Coupled<'_> {
         let [x, _, g] = &self.phase;
         let along = halves(self.along[1].get(row, self.coupling.rank()));
         self.coupling.distance([x.row(row), g.row(row), center], along, self.scratch)
+    }
+
+    /// What the metric makes of the way from a point to the end of a span ([`super::Device::reach`]), times twice half the step.
+    pub fn reach(&mut self, reach: &Reach, start: usize) -> Dots {
+        self.know(start);
+        self.know(reach.row);
+        let [x, p, _] = &self.phase;
+        let end = |row| [x.row(row), p.row(row)];
+        let of_diagonal = ops::reach(end(start), end(reach.row), self.coupling.diagonal(), reach.half);
+        let ([p, g], rank) = (&self.along, self.coupling.rank());
+        let point = |row| End { p: halves(p.get(row, rank)), g: halves(g.get(row, rank)) };
+        let more = simd::run(Between { start: point(start), end: point(reach.row), kick: 0.0 });
+        [0, 1].map(|i| of_diagonal[i] + reach.half * more[i])
     }
 
     /// See to it that what the metric makes of a point is known.

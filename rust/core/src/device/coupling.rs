@@ -195,6 +195,25 @@ impl Coupling {
         let of_diagonal = ops::fisher_distance([x, g, center, diagonal, mass_sqrt]);
         of_diagonal + ops::dot(along, by) + ops::dot(along_g[0], along_g[1])
     }
+
+    /// m = M (x - centre).
+    pub fn pull(&self, x: &[f64], center: &[f64], out: &mut [f64], scratch: &mut Vec<f64>) {
+        let Some(few) = &self.few else {
+            out.iter_mut().zip(x).zip(center).for_each(|((m, x), c)| *m = x - c);
+            self.directions.solve_transposed(cells(out));
+            self.directions.solve(cells(out));
+            return;
+        };
+        let mass_sqrt = self.scales.row(1);
+        ops::pull(x, center, mass_sqrt, out);
+        let [along, by, more] = few.room(scratch, x.len());
+        self.directions.project(cells(out), &mut along[..self.rank()]);
+        few.mass.times(along, by);
+        self.directions.spread(&by[..self.rank()], cells(more));
+        for ((m, more), root) in out.iter_mut().zip(more).zip(mass_sqrt) {
+            *m += root * root * *more;
+        }
+    }
 }
 
 impl Few {

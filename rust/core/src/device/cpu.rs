@@ -8,7 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step, ops,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step,
+    Turn, ops, turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -269,6 +270,98 @@ impl Device for Cpu {
                     ops::fisher_distance([x.row(row), g.row(row), center, inv_mass, mass_sqrt])
                 }
             };
+        }
+        Ok(())
+    }
+
+    fn pull(&mut self, phase: &Phase, metrics: &Metrics, places: &[Place]) -> Result<()> {
+        let scratch = &mut self.scratch;
+        let [x, pull, center, mass_sqrt] =
+            together(&mut self.arrays, [phase.x, phase.pulls()?, metrics.center, metrics.mass_sqrt])?;
+        for &Place { metric, row } in places {
+            let (x, center, pull) = (x.row(row), center.row(metric), pull.row_mut(row));
+            match self.couplings[metrics.id][metric].as_deref() {
+                Some(coupling) => coupling.pull(x, center, pull, scratch),
+                None => ops::pull(x, center, mass_sqrt.row(metric), pull),
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()> {
+        let pulls = phase.pulls()?;
+        for &Turn { metric, from, to, kick, angle } in ops {
+            let by = turn::By::new(kick, angle);
+            let coupled = self.couplings[metrics.id][metric].is_some();
+            if coupled {
+                // The kick by the gradient, and its part of the way; that of the pull is a multiple of x - centre.
+                let glide = Glide { metric, from, to, scale: 1.0, kick, drift: by.sin };
+                self.glide(phase, metrics, &[glide])?;
+            }
+            let [x, p, g, pull, center, inv_mass] = together(
+                &mut self.arrays,
+                [phase.x, phase.p, phase.g, pulls, metrics.center, metrics.inv_mass],
+            )?;
+            let ((x, x_to), (m, m_to)) = (x.pair(from, to), pull.pair(from, to));
+            let center = center.row(metric);
+            if coupled {
+                turn::rest([x, m, center], [x_to, p.row_mut(to), m_to], by);
+            } else {
+                let (p, p_to) = p.pair(from, to);
+                turn::turn([x, p, g.row(from), m], [x_to, p_to, m_to], [center, inv_mass.row(metric)], by);
+            }
+            self.along[phase.p.0].forget(to);
+        }
+        Ok(())
+    }
+
+    fn finish_turn(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        ops: &[Turn],
+        kinetic: &mut [f64],
+    ) -> Result<()> {
+        for (&Turn { metric, to, kick, .. }, kinetic) in ops.iter().zip(kinetic) {
+            let coupled = self.couplings[metrics.id][metric].is_some();
+            let [p, g, pull, inv_mass] =
+                together(&mut self.arrays, [phase.p, phase.g, phase.pulls()?, metrics.inv_mass])?;
+            self.along[phase.p.0].forget(to);
+            if !coupled {
+                let square =
+                    turn::finish([g.row(to), pull.row(to), inv_mass.row(metric)], p.row_mut(to), kick);
+                *kinetic = 0.5 * square;
+                continue;
+            }
+            turn::kick_both(p.row_mut(to), g.row(to), pull.row(to), kick);
+            let place = Place { metric, row: to };
+            self.products(phase, metrics, &[place], std::slice::from_mut(kinetic), &mut [[0.0; 2]])?;
+        }
+        Ok(())
+    }
+
+    fn reach(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        reaches: &[Reach],
+        spans: &[Span],
+        dots: &mut [Dots],
+    ) -> Result<()> {
+        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let mut spans = spans.iter().zip(dots);
+        for reach in reaches {
+            for (span, dots) in spans.by_ref().take(reach.spans) {
+                let sums = match all.coupled(reach.metric) {
+                    Some(mut coupled) => coupled.reach(reach, span.start),
+                    None => {
+                        let [x, p, _] = &all.phase;
+                        let end = |row| [x.row(row), p.row(row)];
+                        ops::reach(end(span.start), end(reach.row), inv_mass.row(reach.metric), reach.half)
+                    }
+                };
+                *dots = sums.map(|sum| sum / (2.0 * reach.half));
+            }
         }
         Ok(())
     }

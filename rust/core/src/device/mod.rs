@@ -17,12 +17,13 @@ mod ops;
 mod points;
 mod simd;
 mod triangular;
+mod turn;
 
 pub use cpu::Cpu;
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::rng::{Key, Purpose};
 
@@ -42,6 +43,8 @@ pub struct Row {
 /// Points of phase space: position x, momentum p and the gradient g of the log density at x.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
+    /// M (x - centre), where the exact-normal integrator is used.
+    pub pull: Option<Buf>,
     /// Positions.
     pub x: Buf,
     /// Momenta.
@@ -53,7 +56,17 @@ pub struct Phase {
 impl Phase {
     /// Allocate `rows` points.
     pub fn alloc(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
-        Ok(Phase { x: dev.alloc(rows, dim)?, p: dev.alloc(rows, dim)?, g: dev.alloc(rows, dim)? })
+        Ok(Phase { x: dev.alloc(rows, dim)?, p: dev.alloc(rows, dim)?, g: dev.alloc(rows, dim)?, pull: None })
+    }
+
+    /// The same with room for pulls.
+    pub fn alloc_with_pull(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
+        Ok(Phase { pull: Some(dev.alloc(rows, dim)?), ..Self::alloc(dev, rows, dim)? })
+    }
+
+    /// The pulls, which must have been allocated.
+    pub fn pulls(&self) -> Result<Buf> {
+        self.pull.ok_or_else(|| Error::Device("these points have no pulls".into()))
     }
 }
 
@@ -190,6 +203,36 @@ pub struct Span {
     pub adjacent: bool,
 }
 
+/// Half an exact-normal step: p' <- p + kick (g + m), then (x - centre, M^-1 p', m) rotate by the angle, where m = M (x - centre):
+/// x'' <- centre + cos (x - centre) + sin M^-1 p', p'' <- cos p' - sin m, m'' <- cos m + sin p'. With the gradient at x'' the
+/// other half follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point (x, p, g, m).
+    pub from: usize,
+    /// Row of the point (x'', p'', m'').
+    pub to: usize,
+    /// Multiple of the gradient and the pull.
+    pub kick: f64,
+    /// The angle, twice the kick.
+    pub angle: f64,
+}
+
+/// A point at which spans of any integrator end.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach {
+    /// Row of the metric.
+    pub metric: usize,
+    /// Row of the point.
+    pub row: usize,
+    /// Half the step between points, negative if the spans start later.
+    pub half: f64,
+    /// How many of the spans of the call belong to it.
+    pub spans: usize,
+}
+
 /// rho M^-1 p at the start and at the leaf of a span, rho the sum of the momenta at its points, both ends included.
 ///
 /// The points between are not needed, since k being the leaf's kick, half a step,
@@ -267,6 +310,33 @@ pub trait Device: Send {
         metrics: &Metrics,
         places: &[Place],
         kinetic: &mut [f64],
+        dots: &mut [Dots],
+    ) -> Result<()>;
+
+    /// The pull m = M (x - centre) of points.
+    fn pull(&mut self, phase: &Phase, metrics: &Metrics, places: &[Place]) -> Result<()>;
+
+    /// First half of an exact-normal step.
+    fn turn(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()>;
+
+    /// Second half, at `to`: p <- p + kick (g + m); `kinetic` gets p M^-1 p / 2.
+    fn finish_turn(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        ops: &[Turn],
+        kinetic: &mut [f64],
+    ) -> Result<()>;
+
+    /// What the spans of these points say of U-turns, reach by reach: rho M^-1 p at both ends, where
+    /// `2 half M^-1 rho = x_l - x_s + half M^-1 (p_s + p_l)`, the displacement and about half a step more at each end. It is
+    /// that of [`Dots`] to first order, and knows nothing of what was between the ends.
+    fn reach(
+        &mut self,
+        phase: &Phase,
+        metrics: &Metrics,
+        reaches: &[Reach],
+        spans: &[Span],
         dots: &mut [Dots],
     ) -> Result<()>;
 

@@ -427,3 +427,41 @@ impl Loop for FisherDistance<'_> {
         sum.sum()
     }
 }
+
+/// m = M (x - center), M = mass_sqrt^2.
+pub fn pull(x: &[f64], center: &[f64], mass_sqrt: &[f64], out: &mut [f64]) {
+    for (((m, x), c), root) in out.iter_mut().zip(x).zip(center).zip(mass_sqrt) {
+        *m = root * root * (x - c);
+    }
+}
+
+/// w p at both ends of a span, w = x_l - x_s + half inv_mass (p_s + p_l).
+pub fn reach(start: [&[f64]; 2], end: [&[f64]; 2], inv_mass: &[f64], half: f64) -> [f64; 2] {
+    simd::run(Way { start, end, inv_mass, half })
+}
+
+struct Way<'a> {
+    start: [&'a [f64]; 2],
+    end: [&'a [f64]; 2],
+    inv_mass: &'a [f64],
+    half: f64,
+}
+
+impl Loop for Way<'_> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> [f64; 2] {
+        let n = self.inv_mass.len() / LANES;
+        let [[x, p], [x_end, p_end]] = [self.start, self.end].map(|point| point.map(|v| lanes(v, n)));
+        let (inv_mass, half) = (lanes(self.inv_mass, n), V::splat(self.half));
+        let mut sums = [V::splat(0.0); 2];
+        for i in 0..n {
+            let (p, p_end) = (V::load(&p[i]), V::load(&p_end[i]));
+            let more = half.mul(V::load(&inv_mass[i])).mul(p.add(p_end));
+            let way = V::load(&x_end[i]).sub(V::load(&x[i])).add(more);
+            sums = [sums[0].add(way.mul(p)), sums[1].add(way.mul(p_end))];
+        }
+        sums.map(V::sum)
+    }
+}

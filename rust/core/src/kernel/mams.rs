@@ -15,27 +15,19 @@
 //! Velocities are held as momenta p = L^-T u: |u|^2 = p M^-1 p, and a kick is a sum of multiples of p and of grad log pi.
 //! Two kicks with the same gradient are one of the summed length, so the half kicks between two drifts are taken together.
 //!
-//! Times are t = 2 T nu, where nu = nu_0 + i phi mod 1 for the i-th transition of a chain, phi the golden ratio: the whole of
-//! (0, 2 T) is covered evenly. All this is fixed after the warm-up, which chooses e and T ([`crate::adapt::handover`]).
+//! Times cover (0, 2 T) evenly ([`super::transitions`]). All this is fixed after the warm-up, which chooses e and T
+//! ([`crate::adapt::handover`]).
 
 use serde::{Deserialize, Serialize};
 
+use super::transitions::{Ended, MOST_STEPS, Sums, Tuned, TunedState, metropolis};
 use super::{Begin, Diverged, Next};
 use crate::device::Glide;
 use crate::integrate::{Arrival, Batch};
 use crate::rng::Stream;
 use crate::settings::{Configure, Field, Setting, Value};
-use crate::trace::{Kind, Statistic};
+use crate::trace::Statistic;
 use crate::tree::Slot;
-
-/// Step of the sequence of trajectory lengths.
-const GOLDEN: f64 = 0.618_033_988_749_894_9;
-
-/// Shortest trajectory, as a multiple of T.
-const SHORTEST: f64 = 1e-3;
-
-/// Most steps of a trajectory, which is cut short rather than made of larger steps.
-const MOST_STEPS: u64 = 1000;
 
 /// Settings of the kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,33 +85,9 @@ impl Configure for MamsSettings {
     }
 }
 
-/// What the warm-up chooses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tuned {
-    /// T, the mean length of a trajectory.
-    pub length: f64,
-    /// Largest step size.
-    pub step: f64,
-    /// Transitions for each draw.
-    pub transitions: u64,
-}
-
-impl Tuned {
-    /// Gradients of a transition, on average over the lengths of trajectories.
-    pub fn gradients(&self) -> f64 {
-        (self.length / self.step + 0.5).clamp(1.0, MOST_STEPS as f64)
-    }
-}
-
-/// What the kernel remembers between two draws.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct MamsState {
-    /// What the warm-up chose.
-    pub tuned: Tuned,
-    /// nu of the latest transition.
-    pub phase: f64,
-    /// Rejections in a row until now.
-    pub rejections: u64,
+/// Gradients of a transition, on average over the lengths of trajectories.
+pub fn gradients(tuned: &Tuned) -> f64 {
+    (tuned.length / tuned.step + 0.5).clamp(1.0, MOST_STEPS as f64)
 }
 
 /// A kick, as multiples of momentum and gradient.
@@ -161,25 +129,11 @@ impl Kick {
     }
 }
 
-/// Statistics of a draw, which may take several transitions.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Sums {
-    transitions: u64,
-    accepted: u64,
-    steps: u64,
-    moved: u64,
-    accept: f64,
-    /// Longest run of rejections that lasted into the draw, those before it included.
-    longest_run: u64,
-    energy_error: f64,
-    divergence: Option<Diverged>,
-}
-
 /// One chain's transition under way.
 pub struct Mams {
     dim: usize,
     max_energy_error: f64,
-    state: MamsState,
+    state: TunedState,
     stream: Stream,
     slot: Slot,
     /// Slot of the point that moves.
@@ -199,43 +153,11 @@ impl Mams {
     pub const SLOTS: usize = 4;
 
     /// The statistics of a draw.
-    pub const STATISTICS: &'static [Statistic] = &[
-        Statistic {
-            name: "logp",
-            kind: Kind::Float,
-            doc: "Log density of the draw on the unconstrained scale.",
-        },
-        Statistic {
-            name: "energy_error",
-            kind: Kind::Float,
-            doc: "Minus the logarithm of the ratio by which the end of the draw's last trajectory was accepted or rejected.",
-        },
-        Statistic {
-            name: "acceptance_rate",
-            kind: Kind::Float,
-            doc: "Mean acceptance probability of the transitions of the draw.",
-        },
-        Statistic {
-            name: "n_steps",
-            kind: Kind::UInt,
-            doc: "Number of steps of all transitions, each with one gradient.",
-        },
-        Statistic { name: "n_accepted", kind: Kind::UInt, doc: "Number of transitions that were accepted." },
-        Statistic {
-            name: "rejection_run",
-            kind: Kind::UInt,
-            doc: "Longest run of transitions rejected in a row, those of earlier draws included, that lasted into the draw.",
-        },
-        Statistic {
-            name: "diverging",
-            kind: Kind::Bool,
-            doc: "Whether a trajectory met numbers that are not finite or ended with an energy error above max_energy_error.",
-        },
-    ];
+    pub const STATISTICS: &'static [Statistic] = Sums::STATISTICS;
 
     /// A kernel for `dim` parameters, at least two. A trajectory whose energy error at the end is larger than
     /// `max_energy_error` is a divergence.
-    pub fn new(dim: usize, max_energy_error: f64, state: MamsState, stream: Stream) -> Self {
+    pub fn new(dim: usize, max_energy_error: f64, state: TunedState, stream: Stream) -> Self {
         Mams {
             dim,
             max_energy_error,
@@ -254,7 +176,7 @@ impl Mams {
     }
 
     /// What it remembers between two draws.
-    pub fn state(&self) -> MamsState {
+    pub fn state(&self) -> TunedState {
         self.state
     }
 
@@ -271,15 +193,7 @@ impl Mams {
         }
         (self.slot, self.logp, self.stream) = (slot, logp, stream);
         self.trial = self.free_slot();
-        let Tuned { length, step, .. } = self.state.tuned;
-        self.state.phase = (self.state.phase + GOLDEN).fract();
-        let time = length * (2.0 * self.state.phase).max(SHORTEST);
-        let steps = (time / step).ceil();
-        (self.steps, self.h) = if steps > MOST_STEPS as f64 {
-            (MOST_STEPS, step)
-        } else {
-            (steps.max(1.0) as u64, time / steps.max(1.0))
-        };
+        (self.steps, self.h) = self.state.next_steps();
         (self.taken, self.work) = (0, 0.0);
         self.push_on(0.5 * self.h, kinetic, dots);
     }
@@ -292,8 +206,7 @@ impl Mams {
 
     /// A slot whose point nobody wants any more.
     fn free_slot(&self) -> Slot {
-        let kept = self.sums.divergence.map(|found| [found.from, found.to]);
-        let free = |slot: &Slot| *slot != self.slot && kept.is_none_or(|kept| !kept.contains(slot));
+        let free = |slot: &Slot| *slot != self.slot && !self.sums.keeps(*slot);
         (0..Self::SLOTS).find(free).unwrap_or(usize::from(self.slot == 0))
     }
 
@@ -324,10 +237,6 @@ impl Mams {
 
     /// Accept or reject the end of the trajectory.
     fn decide(&mut self, error: f64, logp: f64) {
-        let accept = (-error).exp().min(1.0);
-        self.sums.transitions += 1;
-        self.sums.accept += accept;
-        self.sums.energy_error = error;
         // It is a number, or infinite where something was not finite.
         if error > self.max_energy_error {
             let energy = self.work - logp;
@@ -335,15 +244,12 @@ impl Mams {
             // The first one of a draw.
             self.sums.divergence.get_or_insert(Diverged { from, to, energy, energy_error: error });
         }
-        if self.stream.uniform() < accept {
+        let (accepted, accept) = metropolis(error, &mut self.stream);
+        if accepted {
             (self.slot, self.logp) = (self.trial, logp);
-            self.sums.accepted += 1;
-            self.sums.moved += self.taken;
-            self.state.rejections = 0;
-        } else {
-            self.state.rejections += 1;
-            self.sums.longest_run = self.sums.longest_run.max(self.state.rejections);
         }
+        let moved = accepted.then_some(self.taken);
+        self.sums.end(&mut self.state, Ended { accept, error, moved });
     }
 
     /// Slot of the chain's point, and its log density.
@@ -353,26 +259,6 @@ impl Mams {
 
     /// The draw, when it is complete.
     pub fn outcome(&self) -> super::Outcome {
-        let Sums { transitions, accepted, steps, moved, accept, longest_run, energy_error, divergence } =
-            self.sums;
-        let accept = accept / transitions.max(1) as f64;
-        let diverging = f64::from(u8::from(divergence.is_some()));
-        super::Outcome {
-            slot: self.slot,
-            logp: self.logp,
-            index: moved as i64,
-            accept: [accept; 2],
-            n_steps: steps,
-            divergence,
-            statistics: super::padded(&[
-                self.logp,
-                energy_error,
-                accept,
-                steps as f64,
-                accepted as f64,
-                longest_run as f64,
-                diverging,
-            ]),
-        }
+        self.sums.outcome(self.slot, self.logp)
     }
 }

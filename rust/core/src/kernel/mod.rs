@@ -8,19 +8,25 @@
 //! A new kernel is a file with its settings ([`crate::settings::Configure`]), its statistics and its state machine, an entry
 //! of [`Kind`] and a line in each match of [`Kernel`].
 
+pub mod hmc;
 pub mod mams;
 pub mod nuts;
+pub mod transitions;
+pub mod walnuts;
 
 use serde::{Deserialize, Serialize};
 
 use crate::device::Dots;
-use crate::integrate::{Arrival, Batch};
+use crate::integrate::{Arrival, Batch, Integrator};
 use crate::rng::Stream;
 use crate::settings::{Configure, Setting, Settings};
 use crate::trace::Statistic;
 use crate::tree::Slot;
-use mams::{Mams, MamsSettings, MamsState};
+use hmc::{Hmc, HmcSettings};
+use mams::{Mams, MamsSettings};
 use nuts::Nuts;
+use transitions::{Tuned, TunedState};
+use walnuts::{Walnuts, WalnutsSettings};
 
 /// How the kernel of the draws after the warm-up is chosen. The warm-up is that of [`Kind::Nuts`] always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +38,10 @@ pub enum Sampler {
     Mams,
     /// That where the warm-up went well, otherwise the no-U-turn sampler.
     Auto,
+    /// Hamiltonian Monte Carlo with trajectories whose length is fixed.
+    Hmc,
+    /// The no-U-turn sampler with steps that adapt within a trajectory.
+    Walnuts,
 }
 
 /// What a front end needs to know of a sampler.
@@ -44,24 +54,43 @@ pub struct SamplerInfo {
     /// What it is.
     pub doc: &'static str,
     /// Settings that have no effect without it, or another sampler that has them too.
-    pub settings: &'static [Setting],
+    pub settings: &'static [&'static [Setting]],
 }
 
 impl Sampler {
     /// All samplers.
     pub const ALL: &'static [SamplerInfo] = &[
-        SamplerInfo { sampler: Sampler::Nuts, name: "nuts", doc: "The no-U-turn sampler.", settings: &[] },
+        SamplerInfo {
+            sampler: Sampler::Nuts,
+            name: "nuts",
+            doc: "The no-U-turn sampler.",
+            settings: &[Integrator::SETTINGS],
+        },
         SamplerInfo {
             sampler: Sampler::Mams,
             name: "mams",
             doc: "The Metropolis-adjusted microcanonical sampler, after a warm-up with the no-U-turn sampler.",
-            settings: MamsSettings::SETTINGS,
+            settings: &[MamsSettings::SETTINGS],
         },
         SamplerInfo {
             sampler: Sampler::Auto,
             name: "auto",
             doc: "As 'mams' where the warm-up found a good metric and no chain lags, otherwise as 'nuts'.",
-            settings: MamsSettings::SETTINGS,
+            settings: &[MamsSettings::SETTINGS],
+        },
+        SamplerInfo {
+            sampler: Sampler::Hmc,
+            name: "hmc",
+            doc: "Hamiltonian Monte Carlo with trajectories whose length does not depend on where they go, after a warm-up with \
+                  the no-U-turn sampler.",
+            settings: &[Integrator::SETTINGS, HmcSettings::SETTINGS],
+        },
+        SamplerInfo {
+            sampler: Sampler::Walnuts,
+            name: "walnuts",
+            doc: "The no-U-turn sampler with steps that adapt within a trajectory, after a warm-up without; for posteriors whose \
+                  scales vary.",
+            settings: &[WalnutsSettings::SETTINGS],
         },
     ];
 
@@ -75,6 +104,8 @@ impl Sampler {
         match self {
             Sampler::Nuts => &[Kind::Nuts],
             Sampler::Mams | Sampler::Auto => &[Kind::Nuts, Kind::Mams],
+            Sampler::Hmc => &[Kind::Nuts, Kind::Hmc],
+            Sampler::Walnuts => &[Kind::Nuts, Kind::Walnuts],
         }
     }
 
@@ -97,17 +128,23 @@ pub enum Kind {
     Nuts,
     /// The Metropolis-adjusted microcanonical kernel.
     Mams,
+    /// Trajectories of fixed length.
+    Hmc,
+    /// The no-U-turn sampler with steps that adapt within a trajectory.
+    Walnuts,
 }
 
 impl Kind {
     /// All kernels.
-    pub const ALL: &'static [Kind] = &[Kind::Nuts, Kind::Mams];
+    pub const ALL: &'static [Kind] = &[Kind::Nuts, Kind::Mams, Kind::Hmc, Kind::Walnuts];
 
     /// Its name in results.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Nuts => "nuts",
             Kind::Mams => "mams",
+            Kind::Hmc => "hmc",
+            Kind::Walnuts => "walnuts",
         }
     }
 
@@ -116,6 +153,8 @@ impl Kind {
         match self {
             Kind::Nuts => nuts::Outcome::STATISTICS,
             Kind::Mams => Mams::STATISTICS,
+            Kind::Hmc => Hmc::STATISTICS,
+            Kind::Walnuts => Walnuts::STATISTICS,
         }
     }
 
@@ -124,14 +163,16 @@ impl Kind {
         match self {
             Kind::Nuts => Nuts::slots(&settings.nuts),
             Kind::Mams => Mams::SLOTS,
+            Kind::Hmc => Hmc::SLOTS,
+            Kind::Walnuts => Walnuts::slots(&settings.nuts),
         }
     }
 
     /// Largest number of spans that one of its steps asks for.
     pub fn spans(self, settings: &Settings) -> usize {
         match self {
-            Kind::Nuts => Nuts::spans(&settings.nuts),
-            Kind::Mams => 0,
+            Kind::Nuts | Kind::Walnuts => Nuts::spans(&settings.nuts),
+            Kind::Mams | Kind::Hmc => 0,
         }
     }
 }
@@ -231,15 +272,46 @@ pub enum Kernel {
     Nuts(Nuts),
     /// The Metropolis-adjusted microcanonical kernel.
     Mams(Mams),
+    /// Trajectories of fixed length.
+    Hmc(Hmc),
+    /// The no-U-turn sampler with steps that adapt within a trajectory.
+    Walnuts(Walnuts),
 }
 
 /// What a kernel remembers between two draws.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum KernelState {
-    /// Nothing.
+    /// Nothing: the adaptation knows the step size of the no-U-turn sampler.
     Nuts,
+    /// The no-U-turn sampler with the exact-normal integrator.
+    ExactNuts(Tuned),
     /// The Metropolis-adjusted microcanonical kernel.
-    Mams(MamsState),
+    Mams(TunedState),
+    /// Trajectories of fixed length.
+    Hmc(TunedState),
+    /// The no-U-turn sampler with steps that adapt within a trajectory.
+    Walnuts(Tuned),
+}
+
+impl KernelState {
+    /// The state in which a kernel that has been tuned begins.
+    pub fn new(kernel: Kind, state: TunedState) -> Self {
+        match kernel {
+            Kind::Nuts => KernelState::ExactNuts(state.tuned),
+            Kind::Mams => KernelState::Mams(state),
+            Kind::Hmc => KernelState::Hmc(state),
+            Kind::Walnuts => KernelState::Walnuts(state.tuned),
+        }
+    }
+
+    /// What the kernel is tuned to, unless the adaptation does it.
+    pub fn tuned(&self) -> Option<Tuned> {
+        match self {
+            KernelState::Nuts => None,
+            KernelState::ExactNuts(tuned) | KernelState::Walnuts(tuned) => Some(*tuned),
+            KernelState::Mams(state) | KernelState::Hmc(state) => Some(state.tuned),
+        }
+    }
 }
 
 impl Kernel {
@@ -247,18 +319,34 @@ impl Kernel {
     pub fn new(state: KernelState, settings: &Settings, dim: usize, stream: Stream) -> Self {
         match state {
             KernelState::Nuts => Kernel::Nuts(Nuts::new(&settings.nuts, stream)),
+            KernelState::ExactNuts(tuned) => Kernel::Nuts(Nuts::exact(&settings.nuts, tuned, stream)),
             KernelState::Mams(state) => {
                 Kernel::Mams(Mams::new(dim, settings.nuts.max_energy_error, state, stream))
             }
+            KernelState::Hmc(state) => Kernel::Hmc(Hmc::new(settings, state, stream)),
+            KernelState::Walnuts(tuned) => Kernel::Walnuts(Walnuts::new(settings, tuned, stream)),
         }
     }
 
     /// What it remembers between two draws.
     pub fn state(&self) -> KernelState {
         match self {
-            Kernel::Nuts(_) => KernelState::Nuts,
+            Kernel::Nuts(nuts) => nuts.tuned().map_or(KernelState::Nuts, KernelState::ExactNuts),
             Kernel::Mams(mams) => KernelState::Mams(mams.state()),
+            Kernel::Hmc(hmc) => KernelState::Hmc(hmc.state()),
+            Kernel::Walnuts(walnuts) => KernelState::Walnuts(walnuts.tuned()),
         }
+    }
+
+    /// Go on with another choice; false if this is the kernel of the warm-up, which has none.
+    pub fn tune(&mut self, tuned: Tuned) -> bool {
+        match self {
+            Kernel::Nuts(nuts) => return nuts.tune(tuned),
+            Kernel::Mams(mams) => mams.tune(tuned),
+            Kernel::Hmc(hmc) => hmc.tune(tuned),
+            Kernel::Walnuts(walnuts) => walnuts.tune(tuned),
+        }
+        true
     }
 
     /// Which one it is.
@@ -266,22 +354,27 @@ impl Kernel {
         match self {
             Kernel::Nuts(_) => Kind::Nuts,
             Kernel::Mams(_) => Kind::Mams,
+            Kernel::Hmc(_) => Kind::Hmc,
+            Kernel::Walnuts(_) => Kind::Walnuts,
         }
     }
 
     /// Its step size, if it is not that of the adaptation.
     pub fn step_size(&self) -> Option<f64> {
-        match self {
-            Kernel::Nuts(_) => None,
-            Kernel::Mams(mams) => Some(mams.state().tuned.step),
-        }
+        self.state().tuned().map(|tuned| tuned.step)
     }
 
     /// Whether it begins a transition with the inner products of [`crate::device::Device::products`].
     pub fn wants_products(&self) -> bool {
+        matches!(self, Kernel::Mams(_))
+    }
+
+    /// Whether it begins a transition with the pull of its point ([`crate::device::Device::pull`]).
+    pub fn wants_pull(&self) -> bool {
         match self {
-            Kernel::Nuts(_) => false,
-            Kernel::Mams(_) => true,
+            Kernel::Nuts(nuts) => nuts.tuned().is_some(),
+            Kernel::Hmc(hmc) => hmc.integrator() == Integrator::ExactNormal,
+            Kernel::Mams(_) | Kernel::Walnuts(_) => false,
         }
     }
 
@@ -293,6 +386,8 @@ impl Kernel {
                 nuts.begin(slot, logp, kinetic, step, max_depth, stream);
             }
             Kernel::Mams(mams) => mams.begin(begin, products),
+            Kernel::Hmc(hmc) => hmc.begin(begin),
+            Kernel::Walnuts(walnuts) => walnuts.begin(begin),
         }
     }
 
@@ -301,21 +396,20 @@ impl Kernel {
         match self {
             Kernel::Nuts(nuts) => nuts.request(metric, row, batch),
             Kernel::Mams(mams) => mams.request(metric, row, batch),
+            Kernel::Hmc(hmc) => hmc.request(metric, row, batch),
+            Kernel::Walnuts(walnuts) => walnuts.request(metric, row, batch),
         }
     }
 
     /// Take in the step that was asked for.
     pub fn absorb(&mut self, arrival: &Arrival<'_>) -> Next {
-        match self {
-            Kernel::Nuts(nuts) => {
-                if nuts.absorb(arrival) {
-                    Next::Draw
-                } else {
-                    Next::Step
-                }
-            }
-            Kernel::Mams(mams) => mams.absorb(arrival),
-        }
+        let complete = match self {
+            Kernel::Nuts(nuts) => nuts.absorb(arrival),
+            Kernel::Walnuts(walnuts) => walnuts.absorb(arrival),
+            Kernel::Mams(mams) => return mams.absorb(arrival),
+            Kernel::Hmc(hmc) => return hmc.absorb(arrival),
+        };
+        if complete { Next::Draw } else { Next::Step }
     }
 
     /// Where the chain is after a transition: its slot and the log density there.
@@ -323,15 +417,17 @@ impl Kernel {
         match self {
             Kernel::Nuts(nuts) => nuts.position(),
             Kernel::Mams(mams) => mams.position(),
+            Kernel::Hmc(hmc) => hmc.position(),
+            Kernel::Walnuts(walnuts) => walnuts.position(),
         }
     }
 
-    /// The point of the latest step, where it may become a draw: its slot, its distance from the start in steps, and its
-    /// energy error.
+    /// The point of the latest step, where it may become a draw of the warm-up: its slot, its distance from the start in
+    /// steps, and its energy error.
     pub fn latest(&self) -> Option<(Slot, i64, f64)> {
         match self {
             Kernel::Nuts(nuts) => Some(nuts.latest()),
-            Kernel::Mams(_) => None,
+            Kernel::Mams(_) | Kernel::Hmc(_) | Kernel::Walnuts(_) => None,
         }
     }
 
@@ -340,6 +436,8 @@ impl Kernel {
         match self {
             Kernel::Nuts(nuts) => nuts.outcome().into(),
             Kernel::Mams(mams) => mams.outcome(),
+            Kernel::Hmc(hmc) => hmc.outcome(),
+            Kernel::Walnuts(walnuts) => walnuts.outcome(),
         }
     }
 }

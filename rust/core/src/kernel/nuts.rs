@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Diverged;
+use super::transitions::Tuned;
 use crate::device::Span;
 use crate::integrate::{Arrival, Batch, Request};
 use crate::rng::Stream;
@@ -199,6 +200,8 @@ struct Point {
 /// One chain's transition under way.
 pub struct Nuts {
     settings: NutsSettings,
+    /// With the exact-normal integrator, what it is tuned to.
+    exact: Option<Tuned>,
     tree: Tree,
     points: Vec<Point>,
     stream: Stream,
@@ -221,6 +224,7 @@ impl Nuts {
         let depth = settings.max_depth as u32;
         Nuts {
             settings: settings.clone(),
+            exact: None,
             tree: Tree::new(depth),
             points: vec![Point::default(); Self::slots(settings)],
             stream,
@@ -235,6 +239,22 @@ impl Nuts {
             sum_accept_sym: 0.0,
             n_steps: 0,
         }
+    }
+
+    /// A kernel with the exact-normal integrator, and a step size of its own.
+    pub fn exact(settings: &NutsSettings, tuned: Tuned, stream: Stream) -> Self {
+        Nuts { exact: Some(tuned), ..Self::new(settings, stream) }
+    }
+
+    /// With the exact-normal integrator, what it is tuned to.
+    pub fn tuned(&self) -> Option<Tuned> {
+        self.exact
+    }
+
+    /// Go on with another choice, if it has one of its own.
+    pub fn tune(&mut self, tuned: Tuned) -> bool {
+        self.exact = self.exact.map(|_| tuned);
+        self.exact.is_some()
     }
 
     /// Number of points that a transition stores.
@@ -289,7 +309,11 @@ impl Nuts {
             onward: leaf.onward.map(|slot| row + slot),
         };
         let span = |pair: &Pair| Span { start: row + pair.start, adjacent: pair.adjacent };
-        batch.push(request, self.tree.pairs().iter().map(span));
+        let spans = self.tree.pairs().iter().map(span);
+        match self.exact {
+            Some(_) => batch.push_turn(request, spans),
+            None => batch.push(request, spans),
+        }
     }
 
     /// Take in the step that was asked for. True when the transition is complete.

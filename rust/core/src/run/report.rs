@@ -8,7 +8,7 @@ use crate::adapt::member::{Change, Member};
 use crate::adapt::pool::Check;
 use crate::block::Block;
 use crate::error::Result;
-use crate::kernel::mams::Tuned;
+use crate::kernel::transitions::Tuned;
 use crate::metric::Metric;
 
 /// The warm-up of a chain.

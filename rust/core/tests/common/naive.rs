@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nutpie_core::device::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Refresh, Row, Sample, Span, Step,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Row, Sample, Span, Step,
+    Turn,
 };
 use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;
@@ -48,6 +49,14 @@ impl Naive {
         match self.matrices.get(&row) {
             Some(matrix) => times(matrix, p),
             None => self.times(metrics, row, [1.0, 1.0, 1.0], p),
+        }
+    }
+
+    /// M v
+    fn mass(&self, metrics: &Metrics, row: usize, v: &[f64]) -> Vec<f64> {
+        match self.matrices.get(&row) {
+            Some(matrix) => solve(matrix.clone(), v.to_vec()),
+            None => self.times(metrics, row, [-1.0, -1.0, -1.0], v),
         }
     }
 
@@ -185,6 +194,60 @@ impl Device for Naive {
         Ok(())
     }
 
+    fn pull(&mut self, s: &Phase, metrics: &Metrics, places: &[Place]) -> Result<()> {
+        for place in places {
+            let (x, c) = (self.get(s.x, place.row), self.get(metrics.center, place.metric));
+            let pull = self.mass(metrics, place.metric, &combine(x.len(), |i| x[i] - c[i]));
+            self.set(s.pulls()?, place.row, pull);
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, s: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()> {
+        for op in ops {
+            let (x, p, g) = (self.get(s.x, op.from), self.get(s.p, op.from), self.get(s.g, op.from));
+            let (c, m) = (self.get(metrics.center, op.metric), self.get(s.pulls()?, op.from));
+            let p = combine(x.len(), |i| p[i] + op.kick * (g[i] + m[i]));
+            let v = self.velocity(metrics, op.metric, &p);
+            let (sin, cos) = op.angle.sin_cos();
+            self.set(s.x, op.to, combine(x.len(), |i| c[i] + cos * (x[i] - c[i]) + sin * v[i]));
+            self.set(s.p, op.to, combine(x.len(), |i| cos * p[i] - sin * m[i]));
+            self.set(s.pulls()?, op.to, combine(x.len(), |i| cos * m[i] + sin * p[i]));
+        }
+        Ok(())
+    }
+
+    fn finish_turn(&mut self, s: &Phase, metrics: &Metrics, ops: &[Turn], kinetic: &mut [f64]) -> Result<()> {
+        for (op, kinetic) in ops.iter().zip(kinetic) {
+            let (p, g, m) = (self.get(s.p, op.to), self.get(s.g, op.to), self.get(s.pulls()?, op.to));
+            let p = combine(p.len(), |i| p[i] + op.kick * (g[i] + m[i]));
+            *kinetic = 0.5 * dot(&self.velocity(metrics, op.metric, &p), &p);
+            self.set(s.p, op.to, p);
+        }
+        Ok(())
+    }
+
+    fn reach(
+        &mut self,
+        s: &Phase,
+        metrics: &Metrics,
+        reaches: &[Reach],
+        spans: &[Span],
+        dots: &mut [Dots],
+    ) -> Result<()> {
+        let mut spans = spans.iter().zip(dots);
+        for &Reach { metric, row, half, spans: n } in reaches {
+            for (span, dots) in spans.by_ref().take(n) {
+                let end = |row| (self.get(s.x, row), self.get(s.p, row));
+                let ((xs, ps), (xl, pl)) = (end(span.start), end(row));
+                let sum = self.velocity(metrics, metric, &combine(xs.len(), |i| ps[i] + pl[i]));
+                let rho = combine(xs.len(), |i| (xl[i] - xs[i] + half * sum[i]) / (2.0 * half));
+                *dots = [dot(&rho, &ps), dot(&rho, &pl)];
+            }
+        }
+        Ok(())
+    }
+
     fn accumulate(&mut self, moments: &Moments, sample: Sample, s: &Phase, point: usize) -> Result<()> {
         for (mean, ss, value) in [(moments.mean_x, moments.ss_x, s.x), (moments.mean_g, moments.ss_g, s.g)] {
             let value = self.get(value, point);
@@ -212,10 +275,7 @@ impl Device for Naive {
             let (x, g) = (self.get(s.x, place.row), self.get(s.g, place.row));
             let (c, v) = (self.get(metrics.center, place.metric), self.velocity(metrics, place.metric, &g));
             let z = combine(x.len(), |i| x[i] - c[i] + v[i]);
-            let mass = match self.matrices.get(&place.metric) {
-                Some(matrix) => solve(matrix.clone(), z.clone()),
-                None => self.times(metrics, place.metric, [-1.0, -1.0, -1.0], &z),
-            };
+            let mass = self.mass(metrics, place.metric, &z);
             *out = dot(&z, &mass);
         }
         Ok(())

@@ -122,8 +122,20 @@ impl Kernel {
         starts: &[Vec<f64>],
         draws: u64,
     ) -> Block {
+        self.block_in(&Settings::default(), kernel, density, starts, draws)
+    }
+
+    /// The same with settings of that kernel.
+    pub fn block_in<D: HostDensity + Clone + 'static>(
+        &self,
+        settings: &Settings,
+        kernel: &KernelState,
+        density: &D,
+        starts: &[Vec<f64>],
+        draws: u64,
+    ) -> Block {
         let dim = density.dim();
-        let mut settings = Settings { seed: self.seed, tune: 0, draws, ..Settings::default() };
+        let mut settings = Settings { seed: self.seed, tune: 0, draws, ..settings.clone() };
         settings.nuts.max_depth = self.max_depth;
         settings.adapt = AdaptSettings::new(Scheme::Fixed);
         let mut adaptation = Adaptation::new(0, 1, dim, &settings.adapt);
@@ -240,6 +252,36 @@ pub fn check(target: &str, functionals: &[Functional], run: impl Fn(u64) -> Vec<
 
 /// [`check`] with another number of seeds.
 pub fn check_seeds(target: &str, seeds: u64, functionals: &[Functional], run: impl Fn(u64) -> Vec<Vec<f64>>) {
+    let compared = compare(target, seeds, functionals, run);
+    let wrong: Vec<&str> =
+        compared.iter().filter(|c| !c.is_right(MAX_STANDARD_ERROR)).map(|c| &*c.line).collect();
+    assert!(wrong.is_empty(), "{target}\n{}", wrong.join("\n"));
+}
+
+/// An estimate beside the exact value.
+pub struct Compared {
+    pub line: String,
+    /// How many standard errors it is off.
+    pub z: f64,
+    /// The standard error, as a share of the standard deviation that the functional has under the target.
+    pub error: f64,
+}
+
+impl Compared {
+    /// Whether it is as near as it should be, and known well enough to tell.
+    pub fn is_right(&self, largest_error: f64) -> bool {
+        // Written so that NaN is wrong.
+        self.z.abs() < MAX_Z && self.error < largest_error
+    }
+}
+
+/// Averages of the draws of independent seeds beside the exact expectations.
+pub fn compare(
+    target: &str,
+    seeds: u64,
+    functionals: &[Functional],
+    run: impl Fn(u64) -> Vec<Vec<f64>>,
+) -> Vec<Compared> {
     assert!(!functionals.is_empty());
     let mut estimates = vec![Vec::new(); functionals.len()];
     let mut variances = vec![0.0; functionals.len()];
@@ -251,24 +293,20 @@ pub fn check_seeds(target: &str, seeds: u64, functionals: &[Functional], run: im
             *variance += draws.iter().map(|x| ((f.of)(x) - f.truth).powi(2)).sum::<f64>() / n / seeds as f64;
         }
     }
-    let mut wrong = Vec::new();
-    let mut largest: f64 = 0.0;
-    for ((f, estimates), variance) in functionals.iter().zip(&estimates).zip(&variances) {
+    let one = |((f, estimates), variance): ((&Functional, &Vec<f64>), &f64)| {
         let n = estimates.len() as f64;
         let mean = estimates.iter().sum::<f64>() / n;
         let spread = estimates.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / (n - 1.0);
         let error = (spread / n).sqrt();
-        let (z, power) = ((mean - f.truth) / error, error / variance.sqrt());
-        largest = largest.max(z.abs());
-        let line = format!("{}: {mean:.5}, exactly {:.5}, z {z:.2}, error {power:.4} sd", f.name, f.truth);
+        let (z, error) = ((mean - f.truth) / error, error / variance.sqrt());
+        let line = format!("{}: {mean:.5}, exactly {:.5}, z {z:.2}, error {error:.4} sd", f.name, f.truth);
         println!("{target}: {line}");
-        // Written so that NaN is wrong.
-        if !(z.abs() < MAX_Z && power < MAX_STANDARD_ERROR) {
-            wrong.push(line);
-        }
-    }
+        Compared { line, z, error }
+    };
+    let compared: Vec<Compared> = functionals.iter().zip(&estimates).zip(&variances).map(one).collect();
+    let largest = compared.iter().map(|c| c.z.abs()).fold(0.0, f64::max);
     println!("{target}: largest |z| of {} is {largest:.2}", functionals.len());
-    assert!(wrong.is_empty(), "{target}\n{}", wrong.join("\n"));
+    compared
 }
 
 /// Assert that integers are uniform on 0..bins: the chi-square statistic is below its quantile of order 1 - 1e-6, in

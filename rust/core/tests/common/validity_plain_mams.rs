@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used)]
 
 use nutpie_core::density::HostDensity;
-use nutpie_core::kernel::mams::Tuned;
+use nutpie_core::kernel::transitions::Tuned;
 use nutpie_core::rng::{Key, Purpose, Stream, fill_normal};
 
 pub struct PlainMams {

@@ -301,3 +301,32 @@ impl Conjugate {
         Ok(-power * x[1] - inverse * (2.0 + 0.5 * square))
     }
 }
+
+/// Neal's funnel: v ~ N(0, sd^2), then the others ~ N(0, e^v).
+#[derive(Clone)]
+pub struct Funnel {
+    pub dim: usize,
+    pub sd: f64,
+}
+
+host_density!(Funnel);
+
+impl Funnel {
+    fn n(&self) -> usize {
+        self.dim
+    }
+
+    /// A draw from standard normal numbers.
+    pub fn point(&self, z: &[f64]) -> Vec<f64> {
+        let v = self.sd * z[0];
+        std::iter::once(v).chain(z[1..].iter().map(|z| z * (0.5 * v).exp())).collect()
+    }
+
+    fn evaluate(&self, x: &[f64], grad: &mut [f64]) -> Result<f64, Failure> {
+        let (v, others) = (x[0], x.len() as f64 - 1.0);
+        let square: f64 = x[1..].iter().map(|x| x * x).sum::<f64>() * (-v).exp();
+        grad[0] = -v / self.sd.powi(2) - 0.5 * others + 0.5 * square;
+        grad[1..].iter_mut().zip(&x[1..]).for_each(|(g, x)| *g = -x * (-v).exp());
+        Ok(-0.5 * (v / self.sd).powi(2) - 0.5 * others * v - 0.5 * square)
+    }
+}
