@@ -26,4 +26,13 @@ def find_approximation_problems(case: Case) -> list[Problem]:
             f"weights is {k:.2g} (more than {LARGEST_PARETO_K})."
         )
     advice = "Leave fewer variables latent, those that are nearly normal given the others, or sample them all."
+    if case.run.worst_latent is not None:
+        name, worst = case.run.worst_latent
+        what += f" The largest of a single one is {worst:.2g}, that of {name!r}."
+        if worst <= LARGEST_PARETO_K:
+            what += " So each is nearly normal by itself, and small errors of many add up."
+            if case.run.worst_hyper is not None:
+                name, shift = case.run.worst_hyper
+                what += f" To first order they shift the mean of {name!r} by {shift:.2g} standard deviations."
+            advice = "If that is too much, sample all variables."
     return [Problem("laplace", "warning", what, advice)]

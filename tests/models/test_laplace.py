@@ -74,6 +74,7 @@ def test_the_posterior_of_a_conjugate_model_is_that_of_quadrature(exact):
     assert found["pareto_k"] < 0
     np.testing.assert_allclose(found["importance_ess"], draws.size)
     assert found["failed"] == 0
+    assert (found["latent_pareto_k"] < 0).all()
     assert found["points"] >= idata.posterior.attrs["n_gradients"]
     assert found.attrs["structure"] == "diagonal"
     assert np.ptp(idata.sample_stats["laplace_log_ratio"].values) < 1e-9
@@ -108,6 +109,19 @@ def dense_marginal(logp, theta, phi):
     return value - 0.5 * np.linalg.slogdet(hessian)[1] + 0.5 * len(theta) * np.log(2 * np.pi)
 
 
+def check_parts(marginal, logp, phi, mode):
+    """What a block adds to the logarithm of true over approximate density is what it is if that block alone moves."""
+    noise = np.random.default_rng(4).normal(size=len(mode))
+    (theta,), (ratio,), (parts,) = marginal.draw(phi[None], lambda _row: noise)
+    np.testing.assert_allclose(parts.sum(), ratio, rtol=1e-9)
+    with precision("float64"):
+        for block in marginal.blocks[[0, -1]]:
+            moved = mode.copy()
+            moved[block] = theta[block]
+            rise = float(logp(moved, phi)) - float(logp(mode, phi))
+            np.testing.assert_allclose(parts[block].sum(), rise + 0.5 * np.sum(noise[block] ** 2), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in JOINTS if kind != "diagonal"])
 def test_every_structure(kind):
     make, n = JOINTS[kind]
@@ -122,6 +136,8 @@ def test_every_structure(kind):
         # What follows has nothing to do with these, and takes a while to compile.
         return
     mode = marginal.draw(points[:1], lambda _row: np.zeros(n))[0][0]
+    if kind == "blocks":
+        check_parts(marginal, logp, points[0], mode)
     np.testing.assert_allclose(values[0], dense_marginal(logp, mode, points[0]), rtol=1e-10)
     # The same points after others, one at a time.
     for i in (2, 0):
@@ -239,6 +255,9 @@ def test_what_is_not_normal_is_told_and_failures_are_counted():
     found = groups(idata)["laplace"]
     assert found["pareto_k"] > 0.7
     assert found["failed"] > 0
+    assert set(found["latent"].values.tolist()) == {"theta_0", "theta_1"}
+    assert found["latent_pareto_k"][0] > 0.7
+    assert "laplace_log_ratio_parts" not in groups(idata)["posterior"]
     messages = groups(idata)["messages"]
     assert messages["count"].sum() == found["failed"]
     assert "Laplace: " in str(messages["text"].values[0])

@@ -1,5 +1,7 @@
 """Patterns of Hessians, their algebra and the search for modes, each against dense matrices."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,11 @@ scipy_sparse = pytest.importorskip("scipy.sparse")
 jax = pytest.importorskip("jax")
 
 from nutpie import _lib  # noqa: E402
+from nutpie._approximation_checks import find_approximation_problems  # noqa: E402
 from nutpie.models import _laplace_newton as newton  # noqa: E402
 from nutpie.models._jax_batch import precision  # noqa: E402
 from nutpie.models._laplace_algebra import Sparse, algebra_for  # noqa: E402
+from nutpie.models._laplace_blocks import judge_blocks  # noqa: E402
 from nutpie.models._laplace_check import add_laplace_group, pareto_smoothed  # noqa: E402
 from nutpie.models._laplace_pattern import find_entries, make_pattern  # noqa: E402
 
@@ -251,6 +255,38 @@ def test_draws_are_corrected_by_their_weights():
     np.testing.assert_array_equal(fixed["sample_stats"]["lp"], -draws)
     assert (fixed["sample_stats"].coords["draw"] == np.arange(5000)).all()
     np.testing.assert_array_equal(fixed["warmup_posterior"]["x"], x)
+
+
+def test_blocks_are_judged_one_by_one():
+    rng = np.random.default_rng(0)
+    parts = 0.1 * rng.normal(size=(4, 5000, 6))
+    # Weights x^-0.8 have a tail of the shape 0.8, and halves of their logarithms add up to them.
+    parts[:, :, [1, 4]] = 0.5 * np.log(rng.pareto(1 / 0.8, (4, 5000, 1)) + 1)
+    blocks = np.array([[0, 6], [1, 4], [2, 3], [5, 6]])
+    found = judge_blocks(parts.astype(np.float32), blocks, list("abcdef"))
+    (_, shapes, _), (_, worth, _) = found["latent_pareto_k"], found["latent_importance_ess"]
+    assert found["latent"][1][0] == "b, e"
+    assert sorted(found["latent"][1]) == ["a", "b, e", "c, d", "f"]
+    assert abs(shapes[0] - 0.8) < 0.1
+    assert (shapes[1:] < 0.3).all()
+    # Log-normal weights of variance v are worth exp(-v) of the draws.
+    alone = found["latent"][1].tolist().index("a")
+    np.testing.assert_allclose(worth[alone], 20_000 * np.exp(-0.01), rtol=0.002)
+    assert worth[0] < 5000
+    # Only the worst of very many are reported.
+    many = judge_blocks(np.tile(parts, (1, 1, 10)), np.arange(60)[:, None], [str(i) for i in range(60)])
+    assert len(many["latent"][1]) == 20
+    assert {int(i) % 6 for i in many["latent"][1]} == {1, 4}
+
+
+@pytest.mark.parametrize(("k", "words"), [(0.2, "small errors of many"), (1.2, "largest of a single one is 1.2")])
+def test_warnings_name_the_worst_latent_variable(k, words):
+    run = SimpleNamespace(pareto_k=1.5, worst_latent=("theta_3", k), worst_hyper=("scale", -0.31))
+    (problem,) = find_approximation_problems(SimpleNamespace(run=run, draws=1000, chains=4))
+    assert "'theta_3'" in problem.message
+    assert words in problem.message
+    assert ("Leave fewer" in problem.advice) == (k > 0.7)
+    assert ("'scale' by -0.31" in problem.message) == (k < 0.7)
 
 
 def test_weights_with_a_heavy_tail_correct_nothing():

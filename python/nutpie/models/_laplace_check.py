@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from nutpie._approximation_checks import LARGEST_PARETO_K
 
-__all__ = ["LOG_RATIO", "add_laplace_group", "pareto_smoothed"]
+__all__ = ["LOG_RATIO", "PARTS", "add_laplace_group", "pareto_smoothed", "pareto_weights"]
 
 #: Statistic of a draw: logarithm of true over approximate joint density, up to a constant.
 LOG_RATIO = "laplace_log_ratio"
+
+#: The parts of it that latent variables have, for as long as a result is put together.
+PARTS = "laplace_log_ratio_parts"
 
 #: Draws below which nothing can be said of the tail of the weights.
 FEWEST = 25
@@ -40,7 +43,13 @@ def pareto_smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def add_laplace_group(
-    groups: dict[str, Any], counts: Mapping[str, int], n_latent: int, structure: str, *, correct: bool
+    groups: dict[str, Any],
+    counts: Mapping[str, int],
+    n_latent: int,
+    structure: str,
+    *,
+    correct: bool,
+    judge: Callable[[np.ndarray, Any], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Move the log ratios to the statistics, and add the group ``laplace``.
 
@@ -54,6 +63,8 @@ def add_laplace_group(
         Number of latent variables, and structure of their Hessian.
     correct
         Whether to resample the draws.
+    judge
+        Makes variables of the group of the parts of the log ratios and the posterior, if these parts are told apart.
 
     Returns
     -------
@@ -64,17 +75,20 @@ def add_laplace_group(
 
     groups = dict(groups)
     k, ess, weights = np.nan, np.nan, None
+    singly: dict[str, Any] = {}
     posterior = groups.get("posterior")
     if posterior is not None and LOG_RATIO in posterior:
         description = "Logarithm of true over approximate density of the draw, up to a constant."
         ratio = posterior[LOG_RATIO].assign_attrs(description=description)
-        groups["posterior"] = posterior.drop_vars(LOG_RATIO)
+        groups["posterior"] = posterior.drop_vars([LOG_RATIO, PARTS], errors="ignore")
         if "sample_stats" in groups:
             groups["sample_stats"] = groups["sample_stats"].assign({LOG_RATIO: ratio})
         values = np.asarray(ratio.values, dtype=np.float64)
         if values.size >= FEWEST and np.isfinite(values).all():
-            weights, k = _weights(values)
+            weights, k = pareto_weights(values)
             ess = float(1.0 / np.sum(weights**2))
+            if judge is not None and PARTS in posterior:
+                singly = judge(np.asarray(posterior[PARTS].values), posterior)
     resampled = correct and weights is not None and k <= LARGEST_PARETO_K
     if resampled:
         assert weights is not None
@@ -82,11 +96,11 @@ def add_laplace_group(
     found = {"pareto_k": k, "importance_ess": ess, **counts}
     variables = {name: ((), value, {"description": DESCRIPTIONS[name]}) for name, value in found.items()}
     attrs = {"structure": structure, "n_latent": n_latent, "corrected": int(resampled)}
-    groups["laplace"] = xr.Dataset(variables, attrs=attrs)
+    groups["laplace"] = xr.Dataset(variables | singly, attrs=attrs)
     return groups
 
 
-def _weights(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
+def pareto_weights(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
     """Normalised weights of the shape of the ratios, and the shape of their tail."""
     flat = log_ratio.ravel() - log_ratio.max()
     # Of a normal distribution there is nothing but rounding, which has no tail.

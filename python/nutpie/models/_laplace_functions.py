@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nutpie.models._laplace_algebra import algebra_for
+from nutpie.models._laplace_blocks import MOST_JUDGED
 from nutpie.models._laplace_newton import DONE, State, find_modes
 from nutpie.models._laplace_pattern import Pattern
 
@@ -22,6 +23,10 @@ MOST_ROWS, LEAST_ROWS, MOST_PADDING = 64, 4, 4
 
 #: Numbers in the products of so many points that they are cheap.
 CHEAP_NUMBERS = 1 << 16
+
+
+#: Nodes of the Gauss-Legendre rule for the rise of a log density between two points.
+NODES = 12
 
 
 class Functions:
@@ -101,6 +106,16 @@ class Functions:
 
         return jax.grad(total)(phi) - 0.5 * by_phi
 
+    def rises(self, theta: Any, step: Any, phi: Any) -> Any:
+        """Rise of the log density from theta to theta + step, by latent variable: integrals of its slopes."""
+        import jax
+        import jax.numpy as jnp
+
+        slope = jax.grad(self.logp)
+        nodes, weights = np.polynomial.legendre.leggauss(NODES)
+        slopes = jax.lax.map(lambda part: slope(theta + part * step, phi), jnp.asarray(0.5 * (nodes + 1)))
+        return step * (0.5 * weights @ slopes)
+
     def probed(self, theta: Any, phi: Any) -> Any:
         """Product of the negative Hessian with the probe."""
         return self._linear(theta, phi)[2](self._probe)
@@ -134,6 +149,8 @@ class Compiled:
         numbers = pattern.size * pattern.n_colors + 1
         self.most_rows = max(1, min(MOST_ROWS, MOST_NUMBERS // numbers))
         self._least_rows = max(1, min(LEAST_ROWS, CHEAP_NUMBERS // numbers))
+        #: Whether blocks of latent variables are independent, and few enough to be judged one by one.
+        self.separates = pattern.kind in ("diagonal", "blocks") and pattern.size <= MOST_JUDGED
         self._widths: set[int] = set()
         self._pieces: dict[str, Callable[..., Any]] = {}
         self.search = self._whole(self._search)
@@ -196,13 +213,16 @@ class Compiled:
         mismatch = xp.max(error, axis=1) / xp.max(xp.abs(truth), axis=1)
         return xp.where(done, logp, np.nan), xp.where(done[:, None], gradient, np.nan), mismatch
 
-    def _draw(self, state: State, phi: Any, noise: Any) -> tuple[Any, Any]:
-        """Latent variables; and the logarithm of the true over the approximate density, up to a function of phi."""
+    def _draw(self, state: State, phi: Any, noise: Any) -> tuple[Any, Any, Any]:
+        """Latent variables, the logarithm of true over approximate density, and its parts if they are told apart."""
         xp = self._xp
         theta = state.theta + self._algebra.color(self._factor(state), noise)
         ratio = self._piece("logp")(theta, phi) - state.logp + 0.5 * xp.sum(noise**2, axis=1)
         done = state.status == DONE
-        return xp.where(done[:, None], theta, np.nan), xp.where(done, ratio, np.nan)
+        parts = xp.zeros((len(noise), 0))
+        if self.separates:
+            parts = self._piece("rises")(state.theta, theta - state.theta, phi) + 0.5 * noise**2
+        return xp.where(done[:, None], theta, np.nan), xp.where(done, ratio, np.nan), parts
 
     def tangent(self, state: State, phi: Any) -> np.ndarray:
         """Return derivatives (d, n) of the mode by phi, at the first point of a state."""

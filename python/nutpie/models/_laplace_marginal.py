@@ -218,7 +218,7 @@ class LaplaceMarginal:
         if (status != DONE).any():
             self.failures.update(status[status != DONE].tolist())
 
-    def draw(self, phi: np.ndarray, noise: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, phi: np.ndarray, noise: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw latent variables for each row of hyper-parameters.
 
         Parameters
@@ -235,10 +235,14 @@ class LaplaceMarginal:
         log_ratio
             Of shape (k,): L(theta, phi) - L(theta*, phi) + (theta - theta*)' H (theta - theta*) / 2, the logarithm of
             true over approximate joint density up to a constant.
+        parts
+            Of shape (k, n): summed over a block of latent variables that are independent of the others, the logarithm
+            of true over approximate density of the block. Of no meaning unless `separates`.
         """
         theta, ratio = np.empty((len(phi), self.size)), np.empty(len(phi))
         first = 0
         with self._lock, precision("float64"):
+            parts = np.empty((len(phi), self.size if self.separates else 0))
             while first < len(phi):
                 part = phi[first : first + self._compiled.rows_for(len(phi) - first)]
                 rows = slice(first, first + len(part))
@@ -247,10 +251,22 @@ class LaplaceMarginal:
                 for row in range(len(part)):
                     normal[row] = noise(first + row)
                 state = self._compiled.search(padded, self._reference)
-                values, ratios = self._compiled.draw(state, padded, normal)
+                values, ratios, rises = self._compiled.draw(state, padded, normal)
                 theta[rows], ratio[rows] = np.asarray(values)[: len(part)], np.asarray(ratios)[: len(part)]
+                parts[rows] = np.asarray(rises)[: len(part)]
                 first += len(part)
-        return theta, ratio
+        return theta, ratio, parts
+
+    @property
+    def separates(self) -> bool:
+        """Whether latent variables are judged one by one, or by blocks: those that are independent given the rest."""
+        return self._compiled.separates
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """Latent variables that are coupled with each other alone, of shape (blocks, largest), filled up with n."""
+        blocks = self.pattern.blocks
+        return np.arange(self.size)[:, None] if blocks is None else blocks
 
     @property
     def reference_mode(self) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 
 from nutpie._arguments import choice, flag, whole_number
 from nutpie.models._jax_batch import require
-from nutpie.models._laplace_check import LOG_RATIO, add_laplace_group
+from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks
+from nutpie.models._laplace_check import LOG_RATIO, PARTS, add_laplace_group
 from nutpie.models._laplace_marginal import LaplaceMarginal
 from nutpie.models._laplace_pattern import Kind
 from nutpie.models._names import unknown_name
@@ -98,7 +99,10 @@ def laplace(
         The result of sampling it has a further statistic ``laplace_log_ratio`` and a group ``laplace``. Its
         ``pareto_k`` says whether the approximation can be trusted: it is the shape of the tail of the importance
         weights (Vehtari and others 2024). Above 0.7 `nutpie.sample` warns. It judges all variables together, so it is
-        severe if there are many latent ones.
+        severe if there are many latent ones. If they are independent given the rest, or in small blocks, and at most
+        10,000, ``latent_pareto_k`` has that of each alone, for the 20 with the fewest effective draws; and
+        ``hyper_shift`` how far means of hyper-parameters are off, approximate minus true in standard deviations, to
+        first order, with ``hyper_shift_mcse``.
 
     Raises
     ------
@@ -255,7 +259,10 @@ class CompiledLaplaceModel(CompiledModel):
     def variables(self) -> Sequence[Variable]:
         """The variables that a result holds, in order."""
         kept = list(self._joint.variables) if self._latent_draws else self._hyper_variables
-        return [*kept, Variable(LOG_RATIO, (), np.dtype(np.float64))]
+        kept = [*kept, Variable(LOG_RATIO, (), np.dtype(np.float64))]
+        if self._latent_draws and self.marginal.separates:
+            kept.append(Variable(PARTS, (self.n_latent,), np.dtype(np.float32)))
+        return kept
 
     @property
     def warmup_variables(self) -> Sequence[Variable]:
@@ -316,9 +323,11 @@ class CompiledLaplaceModel(CompiledModel):
             full[:, self._latent] = self.marginal.reference_mode
         else:
             seeds = context.seeds32()
-            full[:, self._latent], extra[LOG_RATIO] = self.marginal.draw(
+            full[:, self._latent], extra[LOG_RATIO], parts = self.marginal.draw(
                 draws, lambda row: np.random.default_rng((int(seeds[row]), NOISE)).normal(size=self.n_latent)
             )
+            # A pattern that was found to be wrong may not separate any more, which has no parts then.
+            extra[PARTS] = parts if self.marginal.separates else np.full((len(draws), self.n_latent), np.nan)
         return self._joint.expand_draws(full, context) | extra
 
     def _full_start(self, seed: Sequence[int]) -> np.ndarray:
@@ -361,7 +370,14 @@ class CompiledLaplaceModel(CompiledModel):
         """Judge the approximation, and correct the draws if that was asked for."""
         counts = {"failed": sum(self.marginal.failures.values())}
         counts |= {"points": self.marginal.points, "evaluations": self.marginal.evaluations}
-        return add_laplace_group(groups, counts, self.n_latent, self.structure, correct=self._correct)
+        judge = self._judge if self.marginal.separates else None
+        return add_laplace_group(groups, counts, self.n_latent, self.structure, correct=self._correct, judge=judge)
+
+    def _judge(self, parts: np.ndarray, posterior: Any) -> dict[str, Any]:
+        names, blocks = list(self._joint.unconstrained_names), self.marginal.blocks
+        hyper = {v.name: np.asarray(posterior[v.name].values) for v in self._hyper_variables}
+        found = judge_blocks(parts, blocks, [names[i] for i in self._latent])
+        return found | hyper_shifts(parts, blocks, hyper)
 
     def explain_point(self, point: np.ndarray) -> str:
         """Say in words where the log density or its gradient is not finite at ``point``."""
