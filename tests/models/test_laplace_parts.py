@@ -13,7 +13,7 @@ from nutpie._approximation_checks import find_approximation_problems  # noqa: E4
 from nutpie.models import _laplace_newton as newton  # noqa: E402
 from nutpie.models._jax_batch import precision  # noqa: E402
 from nutpie.models._laplace_algebra import Sparse, algebra_for  # noqa: E402
-from nutpie.models._laplace_blocks import judge_blocks  # noqa: E402
+from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks  # noqa: E402
 from nutpie.models._laplace_check import add_laplace_group, pareto_smoothed  # noqa: E402
 from nutpie.models._laplace_pattern import find_entries, make_pattern  # noqa: E402
 
@@ -274,9 +274,43 @@ def test_blocks_are_judged_one_by_one():
     np.testing.assert_allclose(worth[alone], 20_000 * np.exp(-0.01), rtol=0.002)
     assert worth[0] < 5000
     # Only the worst of very many are reported.
-    many = judge_blocks(np.tile(parts, (1, 1, 10)), np.arange(60)[:, None], [str(i) for i in range(60)])
+    many = judge_blocks(np.tile(parts[:, :250], (1, 1, 10)), np.arange(60)[:, None], [str(i) for i in range(60)])
     assert len(many["latent"][1]) == 20
     assert {int(i) % 6 for i in many["latent"][1]} == {1, 4}
+
+
+@pytest.mark.parametrize(("level", "sign"), [(-1, 1), (1, -1)])
+def test_shifts_of_hyper_parameters_are_those_of_quadrature(level, sign):
+    # Counts y ~ Poisson(exp(level + theta)), theta ~ N(0, exp(phi)), phi ~ N(0, 1), on a grid of phi.
+    n, draws, rng = 60, 20_000, np.random.default_rng(3)
+    y = rng.poisson(np.exp(level + 0.7 * rng.normal(size=n)))
+    grid = np.linspace(-2.5, 2, 181)[:, None]
+
+    def logp(theta, phi):
+        return y * theta - np.exp(level + theta) - 0.5 * theta**2 * np.exp(-2 * phi) - phi
+
+    mode = np.zeros((len(grid), n))
+    for _ in range(50):
+        curvature = np.exp(level + mode) + np.exp(-2 * grid)
+        mode += np.clip((y - np.exp(level + mode) - mode * np.exp(-2 * grid)) / curvature, -1, 1)
+    approximate = np.exp(-0.5 * grid[:, 0] ** 2 + (logp(mode, grid) - 0.5 * np.log(curvature)).sum(axis=1))
+    masses = np.exp(logp(np.linspace(-15, 9, 1501)[:, None, None], grid)).sum(axis=0)
+    true = np.exp(-0.5 * grid[:, 0] ** 2 + np.log(masses).sum(axis=1))
+    p, q = approximate / approximate.sum(), true / true.sum()
+    scale = np.sqrt(p @ grid[:, 0] ** 2 - (p @ grid[:, 0]) ** 2)
+    exact = (p @ grid[:, 0] - q @ grid[:, 0]) / scale
+
+    at = rng.choice(len(grid), draws, p=p)
+    noise = rng.normal(size=(draws, n))
+    theta = mode[at] + noise / np.sqrt(curvature[at])
+    parts = logp(theta, grid[at]) - logp(mode[at], grid[at]) + 0.5 * noise**2
+    # A parameter that has nothing to do with it comes after it.
+    hyper = {"other": rng.normal(size=(4, 5000, 1)), "phi": grid[at].reshape(4, 5000)}
+    found = hyper_shifts(parts.reshape(4, 5000, n), np.arange(n)[:, None], hyper)
+    assert found["hyper"][1].tolist() == ["phi", "other[0]"]
+    shift, error = found["hyper_shift"][1], found["hyper_shift_mcse"][1]
+    assert (np.abs(shift - [exact, 0]) < 4 * error).all()
+    assert sign * shift[0] > 3 * error[0]
 
 
 @pytest.mark.parametrize(("k", "words"), [(0.2, "small errors of many"), (1.2, "largest of a single one is 1.2")])
