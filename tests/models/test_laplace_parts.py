@@ -15,7 +15,7 @@ from nutpie.models._jax_batch import precision  # noqa: E402
 from nutpie.models._laplace_algebra import Sparse, algebra_for  # noqa: E402
 from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks  # noqa: E402
 from nutpie.models._laplace_check import add_laplace_group, pareto_smoothed  # noqa: E402
-from nutpie.models._laplace_pattern import find_entries, make_pattern  # noqa: E402
+from nutpie.models._laplace_pattern import find_entries, make_pattern, wider  # noqa: E402
 
 
 def banded(n, width, rng):
@@ -103,6 +103,14 @@ def test_entries_are_found_by_products_and_read_off_few_of_them(name):
     if name in ("diagonal", "banded", "grid", "arrow", "blocks"):
         assert pattern.n_colors <= 12
         assert count[0] <= 0.8 * n
+
+
+def test_a_band_that_was_too_narrow_gets_twice_as_wide():
+    pattern = make_pattern(scipy_sparse.csr_matrix(banded(100, 3, np.random.default_rng(0))), 100)
+    assert pattern.kind == "banded"
+    distance = np.abs(np.subtract.outer(np.arange(100), np.arange(100)))
+    np.testing.assert_array_equal(wider(pattern).toarray() != 0, distance <= 6)
+    assert make_pattern(wider(pattern), 100).kind == "banded"
 
 
 def test_a_full_matrix_has_no_pattern():

@@ -23,7 +23,7 @@ import numpy as np
 from nutpie.models._jax_batch import precision
 from nutpie.models._laplace_functions import MOST_NUMBERS, Compiled, Functions
 from nutpie.models._laplace_newton import DONE, INDEFINITE, NOT_FINITE, STUCK, State
-from nutpie.models._laplace_pattern import WHOLE, Kind, find_entries, fits, make_pattern, union
+from nutpie.models._laplace_pattern import WHOLE, Kind, find_entries, fits, make_pattern, union, wider
 
 __all__ = ["InnerProblemError", "LaplaceMarginal"]
 
@@ -31,7 +31,7 @@ __all__ = ["InnerProblemError", "LaplaceMarginal"]
 MISMATCH = 1e-7
 
 #: How many times a pattern may turn out to be wrong.
-MOST_REPAIRS = 8
+MOST_REPAIRS = 5
 
 #: Points at which the pattern is looked for, and how far every other of them is from a given one.
 LOOKS, SPREAD = 3, 0.5
@@ -162,7 +162,8 @@ class LaplaceMarginal:
         if entries is None or self._entries is None or self._repairs > MOST_REPAIRS:
             self._entries = None
         else:
-            self._entries = union([self._entries, entries])
+            more = [wider(self.pattern)] if self.pattern.kind == "banded" else []
+            self._entries = union([self._entries, entries, *more])
         self._build()
 
     def _repaired(self, mismatch: Any, state: State, phi: np.ndarray) -> bool:

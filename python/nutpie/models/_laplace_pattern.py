@@ -16,7 +16,7 @@ import numpy as np
 
 from nutpie import _lib
 
-__all__ = ["Kind", "Pattern", "find_entries", "fits", "make_pattern", "union"]
+__all__ = ["Kind", "Pattern", "find_entries", "fits", "make_pattern", "union", "wider"]
 
 #: From a matrix of vectors (m, n) to their products with the Hessian, (m, n).
 Product = Callable[[np.ndarray], np.ndarray]
@@ -315,6 +315,20 @@ def _reading(
     by_column = np.isin(rows * n_colors + colors[cols], single) | hub[cols] | (rows == cols)
     by_column &= ~(hub[rows] & (rows != cols)) | hub[cols]
     return np.where(by_column, colors[cols], colors[rows]), np.where(by_column, rows, cols)
+
+
+def wider(pattern: Pattern) -> Any:
+    """Return a matrix with entries where a band of twice the width has some.
+
+    Where entries fall off with the distance from the diagonal, which are too small to matter depends on the point, and
+    a band that was too narrow once will be again.
+    """
+    import scipy.sparse as sp
+
+    width = min(2 * int((pattern.rows - pattern.cols).max(initial=0)), pattern.size - 1)
+    offsets = range(-width, width + 1)
+    shape = (pattern.size, pattern.size)
+    return sp.diags([np.ones(pattern.size - abs(i)) for i in offsets], list(offsets), shape=shape, format="csr")
 
 
 def union(matrices: Sequence[Any]) -> Any:
