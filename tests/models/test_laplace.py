@@ -101,24 +101,28 @@ def dense_marginal(logp, theta, phi):
     """Log marginal density and mode, from the whole Hessian at a mode near theta."""
     import jax
 
+    evaluate = jax.jit(lambda t: (logp(t, phi), jax.grad(logp)(t, phi), -jax.hessian(logp)(t, phi)))
     with precision("float64"):
         for _ in range(3):
-            hessian = -np.asarray(jax.hessian(logp)(theta, phi))
-            theta = theta + np.linalg.solve(hessian, np.asarray(jax.grad(logp)(theta, phi)))
-        value = float(logp(theta, phi))
-    return value - 0.5 * np.linalg.slogdet(hessian)[1] + 0.5 * len(theta) * np.log(2 * np.pi)
+            _, gradient, hessian = map(np.asarray, evaluate(theta))
+            theta = theta + np.linalg.solve(hessian, gradient)
+        value, _, hessian = map(np.asarray, evaluate(theta))
+    return float(value) - 0.5 * np.linalg.slogdet(hessian)[1] + 0.5 * len(theta) * np.log(2 * np.pi)
 
 
 def check_parts(marginal, logp, phi, mode):
     """What a block adds to the logarithm of true over approximate density is what it is if that block alone moves."""
+    import jax
+
     noise = np.random.default_rng(4).normal(size=len(mode))
     (theta,), (ratio,), (parts,) = marginal.draw(phi[None], lambda _row: noise)
     np.testing.assert_allclose(parts.sum(), ratio, rtol=1e-9)
+    compiled = jax.jit(logp)
     with precision("float64"):
         for block in marginal.blocks[[0, -1]]:
             moved = mode.copy()
             moved[block] = theta[block]
-            rise = float(logp(moved, phi)) - float(logp(mode, phi))
+            rise = float(compiled(moved, phi)) - float(compiled(mode, phi))
             np.testing.assert_allclose(parts[block].sum(), rise + 0.5 * np.sum(noise[block] ** 2), rtol=1e-6, atol=1e-9)
 
 
