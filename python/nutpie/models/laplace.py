@@ -10,6 +10,7 @@ import numpy as np
 
 from nutpie._arguments import choice, flag, whole_number
 from nutpie.models._jax_batch import require
+from nutpie.models._jax_model import JaxModel
 from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks
 from nutpie.models._laplace_check import LOG_RATIO, PARTS, add_laplace_group
 from nutpie.models._laplace_marginal import LaplaceMarginal
@@ -227,6 +228,8 @@ class CompiledLaplaceModel(CompiledModel):
         def log_joint(theta: Any, phi: Any) -> Any:
             import jax.numpy as jnp
 
+            if isinstance(self._joint, JaxModel):
+                return logp(self._parts(theta, phi))
             return logp(jnp.concatenate([phi, theta])[order])
 
         def points(attempt: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +237,16 @@ class CompiledLaplaceModel(CompiledModel):
             return point[latent], point[hyper]
 
         return LaplaceMarginal(log_joint, points, kind=kind, max_iterations=max_iterations)
+
+    def _parts(self, theta: Any, phi: Any) -> tuple[Any, ...]:
+        """Return a flat array for each free variable of the joint model."""
+        used, parts = {True: 0, False: 0}, []
+        both = zip(self._joint.free_variables, self._joint.unconstrained_variables, strict=True)
+        for is_latent, size in ((name in self._latent_names, int(np.prod(v.shape))) for name, v in both):
+            first = used[is_latent]
+            parts.append((theta if is_latent else phi)[first : first + size])
+            used[is_latent] = first + size
+        return tuple(parts)
 
     @property
     def n_dim(self) -> int:
