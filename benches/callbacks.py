@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import subprocess
 import tempfile
 import time
@@ -118,13 +119,37 @@ def cases(dim: int, folder: Path, loops: ctypes.CDLL) -> list[tuple[str, int, Co
             points = np.tile(point, (chains if lockstep else 1, 1))
             model = nutpie.from_logp(normal_rows, dim, batched=True, lockstep=lockstep)
             found.append((name, chains, model, in_python(normal_rows, points)))
+    if importlib.util.find_spec("numpyro"):
+        found += [(*case[:3], in_python(*case[3:])) for case in cases_of_jax(dim, point)]
     return found
+
+
+def cases_of_jax(dim: int, point: np.ndarray) -> list[tuple[str, int, CompiledModel, Callable[..., Any], np.ndarray]]:
+    """List name, chains, model, and what the loop calls with which points: the compiled function, with NumPy arrays."""
+    import jax
+    import numpyro
+
+    jax.config.update("jax_enable_x64", True)
+
+    def logp(x: Any) -> Any:
+        return -0.5 * (x @ x)
+
+    def model() -> None:
+        numpyro.sample("x", numpyro.distributions.Normal(0, 1).expand([dim]).to_event(1))
+
+    compiled = jax.jit(jax.vmap(jax.value_and_grad(logp)))
+
+    def function(points: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(part) for part in compiled(points)]
+
+    models = {"from_jax": nutpie.from_jax(logp, np.zeros(dim)), "from_numpyro": nutpie.from_numpyro(model)}
+    return [(name, n, m, function, np.tile(point, (n, 1))) for name, m in models.items() for n in (1, 4, 64)]
 
 
 def measure(
     model: CompiledModel, chains: int, loop: Callable[[], float], rounds: int, draws: int
 ) -> tuple[float, float, float]:
-    density = model.density()
+    density = model.density_for(chains)
     together = 1 if isinstance(density, Density) or not density.lockstep else chains
     points = np.tile(np.linspace(-1, 1, model.n_dim), (together, 1))
     loops, calls, runs = [], [], []

@@ -91,20 +91,22 @@ def test_with_a_width_the_function_always_sees_the_same_shape():
         assert set(model.calls) == {(width, 5)}
 
 
-def test_threads_share_the_chains_only_where_the_function_releases_the_lock():
-    def threads_of(**options):
-        seen = set()
+@pytest.mark.parametrize(("releases_gil", "threads", "rows"), [(False, 1, 6), (True, 3, 2)])
+def test_threads_share_the_chains_only_where_the_function_releases_the_lock(releases_gil, threads, rows):
+    # Nobody goes on from the first call before all are in it: a thread that is
+    # done early could otherwise take the chains of one that starts late.
+    all_called = threading.Barrier(threads, timeout=60)
+    seen = {}
 
-        def function(points):
-            seen.add((threading.get_ident(), len(points)))
-            return normal(points)
+    def function(points):
+        ident = threading.get_ident()
+        if ident not in seen and ident != threading.main_thread().ident:
+            seen[ident] = len(points)
+            all_called.wait()
+        return normal(points)
 
-        sample(Batched(function, **options), chains=6, cores=3, adaptation="diag", tune=50)
-        own = {ident for ident, _ in seen} - {threading.get_ident()}
-        return len(own), max(rows for _, rows in seen)
-
-    assert threads_of() == (1, 6)
-    assert threads_of(releases_gil=True) == (3, 2)
+    sample(Batched(function, releases_gil=releases_gil), chains=6, cores=3, adaptation="diag", tune=50)
+    assert list(seen.values()) == [rows] * threads
 
 
 def test_rows_that_fail_are_divergences_of_their_chain_alone():

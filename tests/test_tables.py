@@ -20,7 +20,7 @@ from nutpie.trace import Block, ChainDraws, build_result
 
 def draws_in_blocks(n_dim, draws, cuts, seed=1):
     rng = np.random.default_rng(seed)
-    n_stats = len(nutpie._lib.statistics())
+    n_stats = nutpie._lib.N_STATISTICS
     positions, stats = rng.normal(size=(draws, n_dim)), rng.normal(size=(draws, n_stats))
     return [Block(p.copy(), s.copy()) for p, s in zip(np.split(positions, cuts), np.split(stats, cuts), strict=True)]
 
@@ -282,7 +282,7 @@ assert ("unconstrained_posterior" in t.groups(result)) == (fails_after > 0)
 print((peak() - before) / (8 * n_dim * draws * chains * (1 + two_variables)))
 """
 
-N_STATS = len(nutpie._lib.statistics())
+N_STATS = nutpie._lib.N_STATISTICS
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

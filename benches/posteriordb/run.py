@@ -2,6 +2,7 @@
 
     python benches/posteriordb/run.py ~/posteriordb
     python benches/posteriordb/run.py ~/posteriordb --only eight_schools kidiq --peer nutpie_peer=PYTHON
+    python benches/posteriordb/run.py ~/posteriordb --samplers nuts mams auto
 
 It runs unattended. Programs are compiled side by side first. Each posterior then is sampled in a process of its own
 with a limit of time; what fails is listed below the table with the reason, and the rest goes on. Results are written to
@@ -51,7 +52,9 @@ def main() -> int:
     if not chosen:
         raise SystemExit("no posterior is left; see --only and --all")
     results = Results(arguments.results)
-    samplers = {"ours": sys.executable} | dict(peer.split("=", 1) for peer in arguments.peer)
+    samplers = {ours(kernel): sys.executable for kernel in arguments.samplers} | dict(
+        peer.split("=", 1) for peer in arguments.peer
+    )
     print(f"{len(chosen)} posteriors; results go to {arguments.results}", flush=True)
     compile_all(chosen, arguments, results)
     for number, posterior in enumerate(chosen, 1):
@@ -77,9 +80,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="programs that are compiled at once")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for each program, and for each run")
+    parser.add_argument("--samplers", nargs="+", default=["nuts"], help="samplers of this package")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--results", type=Path, default=Path("posteriordb-results.jsonl"))
     return parser.parse_args()
+
+
+def ours(kernel: str) -> str:
+    """Name in the table of a sampler of this package."""
+    return "ours" if kernel == "nuts" else f"ours:{kernel}"
 
 
 def selected(posterior: Posterior, arguments: argparse.Namespace) -> bool:
@@ -214,14 +223,22 @@ def line_of(record: dict[str, Any]) -> str:
 
 PROBLEMS = ("failed", "DIFFERS", "NOT CONVERGED")
 
+#: Least or mean effective sample sizes, for 1000 gradients.
+SIZES = {
+    "ess_min": "ESS/1000 grads",
+    "ess_mean": "mean",
+    "ess_tail_min": "tail",
+    "ess_square_min": "squares",
+}
+
 HEAD = ("posterior", "sampler", "dim", "compile s", "sample s", "gradients", "diverging", "R-hat", "ESS min",
-        "ESS/1000 grads", "ESS/s", "max |z| mean", "max |z| square", "verdict")  # fmt: skip
+        *SIZES.values(), "ESS/s", "max |z| mean", "max |z| square", "verdict")  # fmt: skip
 
 
 def row(posterior: Posterior, sampler: str, results: Results) -> list[str]:
     record = results.get(posterior.name, sampler) or {"error": "not run"}
     compiled = results.get(posterior.name, "compile") or {}
-    seconds = f"{compiled['compile_s']:.1f}" if sampler == "ours" and "compile_s" in compiled else ""
+    seconds = f"{compiled['compile_s']:.1f}" if sampler.startswith("ours") and "compile_s" in compiled else ""
     if "error" in record:
         return [posterior.name, sampler, "", seconds, *[""] * (len(HEAD) - 5), "failed"]
     z = ["" if record.get(key) is None else f"{record[key]:.2f}" for key in ("z_mean", "z_square")]
@@ -235,7 +252,7 @@ def row(posterior: Posterior, sampler: str, results: Results) -> list[str]:
         str(record["divergences"]),
         f"{record['rhat_max']:.3f}",
         f"{record['ess_min']:.0f}",
-        f"{1000 * record['ess_min'] / max(record['gradients'], 1):.1f}",
+        *(f"{1000 * record[key] / max(record['gradients'], 1):.1f}" if key in record else "" for key in SIZES),
         f"{record['ess_min'] / record['sample_s']:.0f}",
         *z,
         verdict(record),
@@ -251,10 +268,11 @@ def print_table(chosen: list[Posterior], samplers: list[str], results: Results) 
     for sampler in samplers:
         verdicts = [verdict(record) for _, name, record in records if name == sampler]
         print(f"\n{sampler}: " + ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))
-    for peer in samplers[1:]:
-        ratios = [ratio for p in chosen if (ratio := ess_ratio(p, peer, results)) is not None]
+    for other in samplers[1:]:
+        ratios = [ratio for p in chosen if (ratio := ess_ratio(p, samplers[0], other, results)) is not None]
         if ratios:
-            print(f"ESS for each gradient, ours over {peer}: median {statistics.median(ratios):.2f} of {len(ratios)}")
+            median = f"median {statistics.median(ratios):.2f} of {len(ratios)}"
+            print(f"ESS for each gradient, {samplers[0]} over {other}: {median}")
     problems = [(*which, line_of(record)) for *which, record in records if verdict(record) in PROBLEMS]
     notes = [
         (name, s, f"not among our variables: {', '.join(r['missing'][:5])}")
@@ -265,12 +283,12 @@ def print_table(chosen: list[Posterior], samplers: list[str], results: Results) 
         print(f"- {name}, {sampler}: {text}")
 
 
-def ess_ratio(posterior: Posterior, peer: str, results: Results) -> float | None:
-    both = [results.get(posterior.name, sampler) for sampler in ("ours", peer)]
+def ess_ratio(posterior: Posterior, first: str, other: str, results: Results) -> float | None:
+    both = [results.get(posterior.name, sampler) for sampler in (first, other)]
     if any(record is None or "error" in record for record in both):
         return None
-    ours, theirs = (record["ess_min"] / record["gradients"] for record in both if record)
-    return ours / theirs
+    one, two = (record["ess_min"] / record["gradients"] for record in both if record)
+    return one / two
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ import numpy as np
 
 
 def main():
-    sampler, request_path, result_path = sys.argv[1:]
-    request = json.loads(pathlib.Path(request_path).read_text())
+    name, request_path, result_path = sys.argv[1:]
+    # What is behind the colon is a sampler of this package.
+    sampler, _, kernel = name.partition(":")
+    request = json.loads(pathlib.Path(request_path).read_text()) | {"kernel": kernel or "nuts"}
     warnings.simplefilter("ignore")
     result = {"compile": compile_ours, "ours": sample_ours, "nutpie_peer": sample_peer, "pystan": sample_pystan}[
         sampler
@@ -57,6 +59,7 @@ def sample_ours(request):
     data = {name: value for name, value in request["data"].items() if wanted is None or name in wanted}
     model = compiled.with_data(data)
     settings = {"draws": request["draws"], "chains": request["chains"], "seed": request["seed"], "check": False}
+    settings["sampler"] = request["kernel"]
     if request["tune"] is not None:
         settings["tune"] = request["tune"]
     started = time.perf_counter()

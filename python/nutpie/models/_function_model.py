@@ -11,13 +11,10 @@ import numpy as np
 from nutpie.models._function_expand import Expander, Split
 from nutpie.models._function_variables import element_names
 from nutpie.models._names import unknown_name
-from nutpie.models._values import not_finite, value_of_shape
+from nutpie.models._values import not_finite, uniform_start, value_of_shape
 from nutpie.models.base import BatchDensity, CompiledModel, Density, DrawContext, Variable
 
 __all__ = ["FunctionModel", "Start", "start_at"]
-
-#: Starts are uniform between minus and plus this where nothing else is given.
-RADIUS = 2.0
 
 #: Draws a start from a seed.
 Start = Callable[[Sequence[int]], np.ndarray]
@@ -104,14 +101,11 @@ class FunctionModel(CompiledModel):
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
-        return self.expand_draws(draws, DrawContext(seed=0, chain=0, numbers=np.arange(len(draws)), warmup=False))
+        return self.expand_draws(draws, DrawContext.of_no_run(len(draws)))
 
     def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
         """Compute the variables of the result where it is known which draws of a run these are."""
-        draws = np.ascontiguousarray(draws, dtype=np.float64)
-        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
-            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
-        return self._parts.expand(draws, context)
+        return self._parts.expand(self._checked_draws(draws), context)
 
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
         """Draw a start on the unconstrained scale, of shape (n_dim,)."""
@@ -125,21 +119,19 @@ class FunctionModel(CompiledModel):
         """Names of the variables, where they are parts of the point."""
         return [v.name for v in self.variables] if self._is_split else ()
 
-    def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
-        """Replace parts of an unconstrained point by values of variables, where these are parts of it."""
+    def _unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
         expand = self._parts.expand
         if not isinstance(expand, Split):
             raise TypeError(
                 f"this model computes its variables by a function of its own (expand), so that it takes starts only as "
                 f"arrays of {self.n_dim} unconstrained numbers, not by the names of variables"
             )
-        point = np.array(base, dtype=np.float64)
         shapes = self.shapes
         for name, value in values.items():
             if name not in shapes:
                 raise ValueError(unknown_name(name, shapes, "variable"))
-            point[expand.parts[name]] = value_of_shape(name, value, shapes[name]).ravel()
-        return point
+            base[expand.parts[name]] = value_of_shape(name, value, shapes[name]).ravel()
+        return base
 
     def explain_point(self, point: np.ndarray) -> str:
         """Say in words where the log density or its gradient is not finite at ``point``."""
@@ -159,7 +151,7 @@ def start_at(n_dim: int, initial_point: Any) -> Start:
         `numpy.random.Generator` and returns one.
     """
     if initial_point is None:
-        return lambda seed: np.random.default_rng(list(seed)).uniform(-RADIUS, RADIUS, n_dim)
+        return lambda seed: uniform_start(seed, n_dim)
     if callable(initial_point):
         return lambda seed: initial_point(np.random.default_rng(list(seed)))
     point = np.array(initial_point, dtype=np.float64)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from nutpie._arguments import choice
-
-__all__ = ["BatchedDensity", "BatchedFunction", "Dtype", "precision", "require", "shape_of", "trace", "traced_in"]
+__all__ = ["DTYPES", "BatchedDensity", "BatchedFunction", "Dtype", "precision", "shape_of", "trace", "traced_in"]
 
 Dtype = Literal["float64", "float32"]
+
+#: What a density may be computed in.
+DTYPES = ("float64", "float32")
 
 T = TypeVar("T")
 
@@ -32,18 +32,8 @@ RESULT_MEMORY = 16 * 2**20
 MOST_ROWS = 512
 
 
-def require(what: str, extra: str, *modules: str) -> None:
-    """Raise an ImportError that says what to install, if one of the modules is missing."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f'{what} needs {" and ".join(missing)}, not installed here: run pip install "nutpie[{extra}]"'
-        )
-
-
 def precision(dtype: Dtype) -> contextlib.AbstractContextManager[Any]:
     """Let JAX compute in double precision inside of the context, in this thread, if that is what is wanted."""
-    choice("dtype", dtype, ("float64", "float32"))
     if dtype == "float32":
         return contextlib.nullcontext()
     import jax
@@ -170,7 +160,9 @@ class BatchedDensity:
         point = jax.ShapeDtypeStruct((n_dim,), dtype)
         traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
         self._device = _prompt_device()
-        where = {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
+        where: dict[str, Any] = (
+            {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
+        )
         self._function = jax.jit(every, **where)
         self._constants = _on_device(constants, dtype, self._device)
         self._dtype = dtype

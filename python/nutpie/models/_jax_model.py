@@ -12,12 +12,10 @@ import numpy as np
 from nutpie.models._jax_batch import BatchedDensity, BatchedFunction, Dtype
 from nutpie.models._layout import Block
 from nutpie.models._names import unknown_name
+from nutpie.models._values import gradient_not_finite, uniform_start
 from nutpie.models.base import BatchDensity, CompiledModel, DrawContext, PointwiseDensity, Variable
 
 __all__ = ["JaxFunctions", "JaxModel", "checked_dims"]
-
-#: Half the width of the interval of random starts on the unconstrained scale, as in Stan and NumPyro.
-RADIUS = 2.0
 
 Group = Literal["log_likelihood", "log_prior"]
 
@@ -136,14 +134,11 @@ class JaxModel(CompiledModel):
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
-        return self.expand_draws(draws, DrawContext(seed=0, chain=0, numbers=np.arange(len(draws)), warmup=False))
+        return self.expand_draws(draws, DrawContext.of_no_run(len(draws)))
 
     def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
         """Compute the variables of the result; random numbers depend on the draw."""
-        draws = np.ascontiguousarray(draws, dtype=np.float64)
-        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
-            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
-        return self._expand(draws, context.seeds32() if self._functions.with_seeds else None)
+        return self._expand(self._checked_draws(draws), context.seeds32() if self._functions.with_seeds else None)
 
     @cached_property
     def _terms(self) -> dict[Group, BatchedFunction]:
@@ -164,40 +159,7 @@ class JaxModel(CompiledModel):
 
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
         """Draw a random start on the unconstrained scale, of shape (n_dim,): uniform from -2 to 2."""
-        return np.random.default_rng(list(seed)).uniform(-RADIUS, RADIUS, self.n_dim)
-
-    def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
-        """Replace a part of an unconstrained point by values given by name.
-
-        Parameters
-        ----------
-        values : dict
-            By name of a free variable, its value on its own scale and of its shape; or by name of an unconstrained
-            variable, as in ``unconstrained_variables``, its unconstrained value.
-        base : array of shape (n_dim,)
-            The point that supplies the rest.
-
-        Returns
-        -------
-        array of shape (n_dim,)
-            A new array.
-
-        Raises
-        ------
-        ValueError
-            For a name that is not of a free variable, a wrong shape, or a value outside the support of the variable.
-
-        Examples
-        --------
-        >>> compiled.unconstrain({"sigma": 2.0}, compiled.initial_point([0]))
-        """
-        base = np.array(base, dtype=np.float64)
-        if base.shape != (self.n_dim,):
-            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
-        return self._unconstrain(values, base)
-
-    def _unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        return uniform_start(seed, self.n_dim)
 
     def explain_point(self, point: np.ndarray) -> str:
         """Say in words where the log density or its gradient is not finite at ``point``, naming variables."""
@@ -210,10 +172,7 @@ class JaxModel(CompiledModel):
             return "; ".join([*lines, f"evaluating the log density raises {type(error).__name__}: {error}"])
         if not np.isfinite(logp):
             lines += self._explain_terms(point) or [f"the log density is {logp}"]
-        bad = [name for name, ok in zip(self.unconstrained_names, np.isfinite(gradient), strict=True) if not ok]
-        if bad:
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            lines.append(f"the gradient is not finite for {', '.join(bad[:5])}{more}")
+        lines += gradient_not_finite(gradient, self.unconstrained_names)
         return "; ".join(lines) if len(lines) < 2 else "\n".join(f"- {line}" for line in lines)
 
     def _explain_terms(self, point: np.ndarray) -> list[str]:

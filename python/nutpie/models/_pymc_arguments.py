@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nutpie.models._names import unknown_name
+from nutpie.models._names import chosen_names, unknown_name
 
 __all__ = ["check_continuous", "jittered_names", "stored_names"]
 
@@ -24,13 +24,7 @@ def check_continuous(model: Any) -> None:
 
 def stored_names(model: Any, var_names: Sequence[str] | None) -> list[str]:
     names = [v.name for v in (*model.free_RVs, *model.deterministics)]
-    if var_names is None:
-        return names
-    wanted = [var_names] if isinstance(var_names, str) else [getattr(v, "name", v) for v in var_names]
-    for name in wanted:
-        if name not in names:
-            raise ValueError("var_names: " + unknown_name(name, names, "free or deterministic variable"))
-    return [name for name in names if name in wanted]
+    return chosen_names(var_names, names, "free or deterministic variable")
 
 
 def jittered_names(

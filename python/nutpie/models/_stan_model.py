@@ -20,13 +20,10 @@ from nutpie.models._stan_data import as_arrays, checked_data, explain_refusal, r
 from nutpie.models._stan_program import Program
 from nutpie.models._stan_unconstrain import Unconstrain
 from nutpie.models._stan_variables import BLOCKS, StanVariable, declared_variables, stan_variables
-from nutpie.models._values import not_finite
+from nutpie.models._values import not_finite, uniform_start
 from nutpie.models.base import CompiledModel, Density, DrawContext, PointwiseDensity, Variable
 
 __all__ = ["CompiledStanModel"]
-
-#: Half the width of the interval of random starts on the unconstrained scale, as in Stan.
-RADIUS = 2.0
 
 _GENERATED = BLOCKS.index("generated quantities")
 
@@ -336,16 +333,14 @@ class CompiledStanModel(CompiledModel):
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
-        return self.expand_draws(draws, DrawContext(seed=0, chain=0, numbers=np.arange(len(draws)), warmup=False))
+        return self.expand_draws(draws, DrawContext.of_no_run(len(draws)))
 
     def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
         """Compute the variables of the result; generated quantities have random numbers of their own for each draw.
 
         What Stan cannot compute at a draw is NaN.
         """
-        draws = np.ascontiguousarray(draws, dtype=np.float64)
-        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
-            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
+        draws = self._checked_draws(draws)
         wanted = self._wanted(generated=not context.warmup)
         blocks = {v.block for v in wanted}
         seeds = context.seeds32() if _GENERATED in blocks else None
@@ -377,40 +372,14 @@ class CompiledStanModel(CompiledModel):
 
     def initial_point(self, seed: Sequence[int]) -> np.ndarray:
         """Draw a random start on the unconstrained scale, of shape (n_dim,): uniform from -2 to 2, as Stan does."""
-        return np.random.default_rng(list(seed)).uniform(-RADIUS, RADIUS, self.n_dim)
+        return uniform_start(seed, self.n_dim)
 
     @property
     def free_variables(self) -> Sequence[str]:
         """Names of the parameters; for a tuple those of its places."""
         return [v.name for v in self._all_variables if v.block == 0 and v.columns.size]
 
-    def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
-        """Replace a part of an unconstrained point by values of parameters.
-
-        Parameters
-        ----------
-        values : dict
-            By name of a parameter, its value on its own scale and of its shape.
-        base : array of shape (n_dim,)
-            The point that supplies the rest.
-
-        Returns
-        -------
-        array of shape (n_dim,)
-            A new array.
-
-        Raises
-        ------
-        ValueError
-            For a name that is not of a parameter, a wrong shape, or a value outside the support of the parameter.
-
-        Examples
-        --------
-        >>> compiled.unconstrain({"sigma": 2.0}, compiled.initial_point([0]))
-        """
-        base = np.array(base, dtype=np.float64)
-        if base.shape != (self.n_dim,):
-            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
+    def _unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
         return Unconstrain(self._model, self._all_variables, self.unconstrained_names)(values, base)
 
     def explain_point(self, point: np.ndarray) -> str:

@@ -164,6 +164,11 @@ class DrawContext:
     warmup: bool
     report: Callable[[str, int], None] = lambda _text, _count: None
 
+    @classmethod
+    def of_no_run(cls, count: int) -> DrawContext:
+        """Return that of draws that belong to no run."""
+        return cls(seed=0, chain=0, numbers=np.arange(count), warmup=False)
+
     def seeds32(self) -> np.ndarray:
         """Return a seed of 32 bits for each draw.
 
@@ -297,13 +302,17 @@ class CompiledModel(ABC):
     def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
         """Replace a part of an unconstrained point by values given by name.
 
+        What a transform depends on, such as bounds that are variables themselves, is taken from ``values`` where it is
+        given there, and from ``base`` elsewhere.
+
         Parameters
         ----------
-        values
-            Values by name: of a variable, on its own scale and of its shape, or of an unconstrained variable such as
-            ``sigma_log__``.
-        base
-            Point of shape (n_dim,) that supplies the rest.
+        values : dict
+            By name of a free variable, its value on its own scale and of its shape; or by name of an unconstrained
+            variable where there are some, as in ``unconstrained_variables``, its unconstrained value. PyMC's variables
+            do as keys, too.
+        base : array of shape (n_dim,)
+            The point that supplies the rest.
 
         Returns
         -------
@@ -315,12 +324,31 @@ class CompiledModel(ABC):
         TypeError
             If the front end only takes unconstrained arrays.
         ValueError
-            For an unknown name, a wrong shape, or a value outside the support of the variable.
+            For a name that is not of a free variable, a wrong shape, or a value outside the support of the variable.
+
+        Examples
+        --------
+        >>> compiled.unconstrain({"sigma": 2.0}, compiled.initial_point([0]))
         """
+        base = np.array(base, dtype=np.float64)
+        if base.shape != (self.n_dim,):
+            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
+        return self._unconstrain(values, base)
+
+    def _unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
+        """Do what `unconstrain` says; ``base`` is a copy of its own, of the right shape."""
+        del values, base
         raise TypeError(
             f"{type(self).__name__} takes starts only as arrays of {self.n_dim} unconstrained numbers, not by the "
             "names of variables"
         )
+
+    def _checked_draws(self, draws: np.ndarray) -> np.ndarray:
+        """Return draws as a C-contiguous array of doubles; a ValueError if their shape is not (n, n_dim)."""
+        draws = np.ascontiguousarray(draws, dtype=np.float64)
+        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
+            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
+        return draws
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

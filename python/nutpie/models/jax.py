@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nutpie._arguments import flag
+from nutpie._arguments import choice, flag
 from nutpie.models._function_checks import check_entry
-from nutpie.models._jax_batch import Dtype, require, shape_of
+from nutpie.models._jax_batch import DTYPES, Dtype, shape_of
 from nutpie.models._jax_model import Group, JaxFunctions, JaxModel
 from nutpie.models._jax_tree import ParameterTree, named_leaves
-from nutpie.models._names import unknown_name
+from nutpie.models._names import chosen_names
+from nutpie.models._require import require
 
 __all__ = ["CompiledJaxModel", "from_jax"]
 
@@ -102,7 +103,8 @@ def from_jax(
     >>> model = nutpie.from_jax(logp, {"mu": 0.0, "sigma": 1.0}, transforms={"sigma": "positive"})
     >>> idata = nutpie.sample(model, chains=4)
     """
-    require("from_jax()", "jax", "jax")
+    require("from_jax() needs", "jax", "jax")
+    choice("dtype", dtype, DTYPES)
     tree = ParameterTree(example, transforms or {}, dtype)
     logp_and_gradient = _logp_and_gradient(logdensity_fn, gradient, tree, dtype)
     with_seeds = expand is not None and KEY in inspect.signature(expand).parameters
@@ -202,13 +204,9 @@ def _expand_function(
 
     if var_names is None:
         return every
-    wanted = [var_names] if isinstance(var_names, str) else list(var_names)
     arguments = [jax.ShapeDtypeStruct((tree.n_dim,), dtype)]
     arguments += [jax.ShapeDtypeStruct((), np.uint32)] if with_seeds else []
-    known = shape_of(every, dtype, *arguments)
-    for name in wanted:
-        if name not in known:
-            raise ValueError("var_names: " + unknown_name(name, known, "variable"))
+    wanted = chosen_names(var_names, list(shape_of(every, dtype, *arguments)), "variable")
 
     def chosen(point: Any, *seed: Any) -> dict[str, Any]:
         found = every(point, *seed)

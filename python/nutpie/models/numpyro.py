@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from nutpie._arguments import choice
-from nutpie.models._jax_batch import Dtype, require, traced_in
+from nutpie.models._jax_batch import DTYPES, Dtype, traced_in
 from nutpie.models._jax_model import Group, JaxFunctions, JaxModel
 from nutpie.models._layout import Block, layout_of, split_point
-from nutpie.models._names import unknown_name
+from nutpie.models._names import chosen_names
 from nutpie.models._numpyro_sites import Sites, find_sites
 from nutpie.models._numpyro_unconstrain import Unconstrain
+from nutpie.models._require import require
 
 __all__ = ["CompiledNumPyroModel", "from_numpyro"]
 
@@ -85,7 +86,8 @@ def from_numpyro(
     >>> compiled = nutpie.from_numpyro(model, y, coords={"school": names})
     >>> idata = nutpie.sample(compiled, log_likelihood=True)
     """
-    require("from_numpyro()", "numpyro", "numpyro")
+    require("from_numpyro() needs", "numpyro", "numpyro")
+    choice("dtype", dtype, DTYPES)
     if isinstance(init_strategy, str):
         choice("init_strategy", init_strategy, STRATEGIES)
     elif not callable(init_strategy):
@@ -95,8 +97,9 @@ def from_numpyro(
         )
     args, kwargs = _copied((args, kwargs))
     sites = traced_in(dtype, lambda: find_sites(model, args, kwargs))
-    functions = _Program(model, args, kwargs, sites, var_names).functions(dtype)
-    return CompiledNumPyroModel(functions, (model, args, kwargs), sites, dims, coords, init_strategy)
+    blocks = _layout(sites)
+    functions = _Program(model, args, kwargs, sites, blocks, var_names).functions(dtype)
+    return CompiledNumPyroModel(functions, blocks, (model, args, kwargs), sites, dims, coords, init_strategy)
 
 
 def _copied(arguments: Any) -> Any:
@@ -115,17 +118,14 @@ class _Program:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         sites: Sites,
+        blocks: Sequence[Block],
         var_names: Sequence[str] | None,
     ) -> None:
         self._call = (model, args, dict(kwargs))
         self._sites = sites
-        self._blocks = _layout(sites)
+        self._blocks = blocks
         names = [*(site.name for site in sites.latent), *sites.deterministic]
-        wanted = names if var_names is None else [var_names] if isinstance(var_names, str) else list(var_names)
-        for name in wanted:
-            if name not in names:
-                raise ValueError("var_names: " + unknown_name(name, names, "latent or deterministic variable"))
-        self._stored = [name for name in names if name in wanted]
+        self._stored = chosen_names(var_names, names, "latent or deterministic variable")
 
     def functions(self, dtype: Dtype) -> JaxFunctions:
         import jax
@@ -178,6 +178,7 @@ class CompiledNumPyroModel(JaxModel):
     def __init__(
         self,
         functions: JaxFunctions,
+        blocks: Sequence[Block],
         call: tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]],
         sites: Sites,
         dims: Mapping[str, Any] | None,
@@ -185,7 +186,6 @@ class CompiledNumPyroModel(JaxModel):
         init_strategy: Any,
     ) -> None:
         self._sites = sites
-        blocks = _layout(sites)
         self._unconstrainer = Unconstrain(call, blocks, sites, functions.dtype)
         self._strategy = init_strategy
         super().__init__(functions, blocks, {**sites.dims, **(dims or {})}, coords)

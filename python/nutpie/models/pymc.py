@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import numpy as np
 
 from nutpie._arguments import choice
 from nutpie.models._pymc_arguments import check_continuous, jittered_names, stored_names
+from nutpie.models._require import require
+from nutpie.models._values import gradient_not_finite
 from nutpie.models.base import BatchDensity, CompiledModel, Density, LogpPrototype, PointwiseDensity, Variable
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def compile_pymc_model(
     choice("gradient_backend", gradient_backend, (None, "pytensor", "jax"))
     if gradient_backend == "jax" and backend != "jax":
         raise ValueError("gradient_backend='jax' needs backend='jax': numba cannot call what JAX compiles")
-    _require("pymc", backend)
+    require("PyMC models need", "pymc,jax" if backend == "jax" else "pymc", "pymc", backend)
     from nutpie.models._pymc_initial import InitialPoints
 
     choice("default_initialization_strategy", default_initialization_strategy, ("support_point", "prior"))
@@ -126,15 +127,6 @@ def compile_pymc_model(
     compiled = CompiledPyMCModel(programs, data)
     compiled._check_indices()
     return compiled
-
-
-def _require(*modules: str) -> None:
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"PyMC models need {' and '.join(missing)}, not installed here: run pip install "
-            f'"nutpie[pymc{",jax" if "jax" in missing else ""}]"'
-        )
 
 
 def _build(
@@ -299,9 +291,7 @@ class CompiledPyMCModel(CompiledModel):
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
-        draws = np.ascontiguousarray(draws, dtype=np.float64)
-        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
-            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
+        draws = self._checked_draws(draws)
         if not len(draws):
             return {v.name: np.empty((0, *v.shape), v.dtype) for v in self.variables}
         expand = self._programs.expand
@@ -348,37 +338,7 @@ class CompiledPyMCModel(CompiledModel):
         """Names of the free variables, in the order of the unconstrained parameters."""
         return [block.name for block in self._programs.blocks]
 
-    def unconstrain(self, values: Mapping[Any, Any], base: np.ndarray) -> np.ndarray:
-        """Replace a part of an unconstrained point by values given by name.
-
-        What a transform depends on, such as bounds that are variables themselves, is taken from ``values`` where it is
-        given there, and from ``base`` elsewhere.
-
-        Parameters
-        ----------
-        values : dict
-            By name of a free variable, its value on its own scale and of its shape; or by name of an unconstrained
-            variable, such as ``sigma_log__``, its unconstrained value. PyMC's variables do as keys, too.
-        base : array of shape (n_dim,)
-            The point that supplies the rest.
-
-        Returns
-        -------
-        array of shape (n_dim,)
-            A new array.
-
-        Raises
-        ------
-        ValueError
-            For a name that is not of a free variable, a wrong shape, or a value outside the support of the variable.
-
-        Examples
-        --------
-        >>> compiled.unconstrain({"sigma": 2.0}, compiled.initial_point([0]))
-        """
-        base = np.asarray(base, dtype=np.float64)
-        if base.shape != (self.n_dim,):
-            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
+    def _unconstrain(self, values: Mapping[Any, Any], base: np.ndarray) -> np.ndarray:
         return self._programs.unconstrain(values, base, self._data)
 
     def _start_values(self, seed: Sequence[int]) -> list[np.ndarray]:
@@ -487,10 +447,7 @@ class CompiledPyMCModel(CompiledModel):
             message = str(err).partition("\n")[0]
             lines.append(f"evaluating the log density raises {type(err).__name__}: {message}")
         else:
-            bad = [n for n, ok in zip(self.unconstrained_names, np.isfinite(gradient), strict=True) if not ok]
-            if bad:
-                more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-                lines.append(f"the gradient is not finite for {', '.join(bad[:5])}{more}")
+            lines += gradient_not_finite(gradient, self.unconstrained_names)
         return "; ".join(lines) if len(lines) < 2 else "\n".join(f"- {line}" for line in lines)
 
     def _gradient(self, point: np.ndarray) -> np.ndarray:
