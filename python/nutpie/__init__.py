@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nutpie.metric_plots import plot_metric
     from nutpie.models.function import from_logp, from_pyfunc
     from nutpie.models.jax import from_jax
+    from nutpie.models.laplace import laplace
     from nutpie.models.native import from_cfunc, from_library
     from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
@@ -44,6 +45,7 @@ __all__ = [
     "from_numpyro",
     "from_pyfunc",
     "include_dir",
+    "laplace",
     "nested_r_hat",
     "plot_metric",
     "plot_run",
@@ -58,6 +60,7 @@ _LAZY = {
     "compile_stan_model": "nutpie.models.stan",
     "from_jax": "nutpie.models.jax",
     "from_numpyro": "nutpie.models.numpyro",
+    "laplace": "nutpie.models.laplace",
     "from_cfunc": "nutpie.models.native",
     "from_library": "nutpie.models.native",
     "from_logp": "nutpie.models.function",

@@ -40,8 +40,8 @@ class Problem:
     ----------
     kind
         ``"not_finite"``, ``"stuck"``, ``"disagreement"``, ``"r_hat"``, ``"ess"``, ``"divergences"``, ``"rejections"``,
-        ``"energy"``, ``"depth"``, ``"lagging"``, ``"metric"``, ``"rejected_fits"``, ``"few_draws"``, ``"one_chain"`` or
-        ``"incomplete"``.
+        ``"energy"``, ``"depth"``, ``"lagging"``, ``"metric"``, ``"rejected_fits"``, ``"laplace"``, ``"few_draws"``,
+        ``"one_chain"`` or ``"incomplete"``.
     severity
         ``"error"``: do not use the draws as they are. ``"warning"``: results may be biased or imprecise. ``"note"``:
         worth knowing, no reason for concern.

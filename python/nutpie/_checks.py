@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from nutpie._approximation_checks import find_approximation_problems
 from nutpie._case import (
     Case,
     Problem,
@@ -46,7 +47,14 @@ def find_problems(case: Case) -> list[Problem]:
     problems = [*_incomplete(case), *_few_draws(case)]
     if case.draws:
         motionless, still = _stuck(case)
-        problems += [*_not_finite(case), *motionless, *_divergences(case), *_rejections(case), *_depth(case)]
+        problems += [
+            *find_approximation_problems(case),
+            *_not_finite(case),
+            *motionless,
+            *_divergences(case),
+            *_rejections(case),
+            *_depth(case),
+        ]
         if case.draws >= 4:
             problems += [*_disagreement(case, still), *_r_hat(case), *_ess(case), *_energy(case)]
         trouble = any(p.kind in ("stuck", "disagreement", "r_hat", "ess") and p.severity != "note" for p in problems)

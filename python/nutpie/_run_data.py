@@ -272,6 +272,12 @@ class RunData:
         Of all divergences after warm-up, also of draws that were not kept; None if the result does not have them.
     warmup
         What it tells of the warm-up; None if it does not.
+    pareto_k
+        Of the importance weights of a Laplace approximation; None if there was none.
+    worst_latent
+        Name and Pareto k of the latent variable, or block of them, that it does worst; None if that is not known.
+    worst_hyper
+        Name of the hyper-parameter whose mean it shifts most, and by how many standard deviations; None likewise.
     messages
         What the model said most often, by what was computed: the ``log density``, or the ``variables`` of the result.
     superchains
@@ -287,6 +293,9 @@ class RunData:
     warmup: WarmupData | None = None
     messages: Mapping[str, str] = field(default_factory=dict)
     superchains: np.ndarray | None = None
+    pareto_k: float | None = None
+    worst_latent: tuple[str, float] | None = None
+    worst_hyper: tuple[str, float] | None = None
 
     @classmethod
     def read(cls, result: Any, var_names: str | Sequence[str] | None = None) -> RunData:
@@ -314,6 +323,9 @@ class RunData:
             warmup=WarmupData.read(group(result, ADAPTATION)),
             messages=_messages(group(result, "messages")),
             superchains=superchains(result),
+            pareto_k=_pareto_k(group(result, "laplace")),
+            worst_latent=_first(group(result, "laplace"), "latent", "latent_pareto_k"),
+            worst_hyper=_first(group(result, "laplace"), "hyper", "hyper_shift"),
         )
 
 
@@ -322,6 +334,16 @@ def _messages(dataset: Any) -> dict[str, str]:
         return {}
     columns = (np.asarray(dataset[name].values).tolist() for name in ("source", "text", "count"))
     return {str(source): str(text) for source, text, _ in sorted(zip(*columns, strict=True), key=lambda row: row[2])}
+
+
+def _pareto_k(dataset: Any) -> float | None:
+    return None if dataset is None or "pareto_k" not in dataset else float(dataset["pareto_k"])
+
+
+def _first(dataset: Any, coordinate: str, variable: str) -> tuple[str, float] | None:
+    if dataset is None or variable not in dataset:
+        return None
+    return str(dataset[coordinate].values[0]), float(dataset[variable].values[0])
 
 
 def _energy_errors(divergences: Any) -> np.ndarray | None:

@@ -107,6 +107,8 @@ def build_result(
     for name, arrays in model.data_groups().items():
         if arrays:
             groups[name] = _data_group(model, arrays)
+    if "posterior" in groups:
+        groups = model.complete(groups)
     attrs = _attributes(chains, plan, seconds) | model.attributes()
     result = _assemble({name: group.assign_attrs(attrs) for name, group in groups.items()})
     if error is not None:

@@ -124,6 +124,14 @@ class JaxModel(CompiledModel):
         """Return the same for a run of so many chains."""
         return BatchDensity(self._batch.for_run(chains=chains))
 
+    def jax_logp(self) -> Callable[[Any], Any]:
+        """Return the log density as a function of JAX of a point of shape (n_dim,).
+
+        Or of a tuple of its parts, a flat array for each free variable: derivatives by some of them then cost nothing
+        where the others alone matter, which JAX cannot know of slices of one array.
+        """
+        return lambda point: self._functions.logp_and_gradient(point)[0]
+
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
         return self.expand_draws(draws, DrawContext.of_no_run(len(draws)))

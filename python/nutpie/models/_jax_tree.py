@@ -114,11 +114,14 @@ class ParameterTree:
         return found
 
     def constrain(self, point: Any) -> tuple[Any, Any]:
-        """Return the pytree at a point of shape (n_dim,), and the logarithm of the Jacobian determinant."""
+        """Return the pytree at a point of shape (n_dim,), and the logarithm of the Jacobian determinant.
+
+        The point may be a tuple of its parts, a flat array for each leaf.
+        """
         import jax
         import jax.numpy as jnp
 
-        log_det = jnp.zeros((), point.dtype)
+        log_det = jnp.zeros((), jnp.result_type(*jax.tree_util.tree_leaves(point)))
         leaves = []
         for block, value in zip(self.blocks, split_point(point, self.blocks), strict=True):
             transform = self._transforms.get(block.name)

@@ -39,5 +39,6 @@ def layout_of(names: Sequence[str], value_names: Sequence[str], shapes: Sequence
 
 
 def split_point(point: Any, blocks: Sequence[Block]) -> list[Any]:
-    """Cut out the unconstrained value of each variable at a point of shape (n_dim,)."""
-    return [point[block.start : block.stop].reshape(block.shape) for block in blocks]
+    """Cut out the unconstrained value of each variable at a point of shape (n_dim,), or at a tuple of its parts."""
+    parts = point if isinstance(point, tuple) else [point[block.start : block.stop] for block in blocks]
+    return [part.reshape(block.shape) for part, block in zip(parts, blocks, strict=True)]

@@ -54,6 +54,10 @@ class JaxLogp:
         batch = self._compiled[key]
         return lambda chains: BatchDensity(batch.for_run(data, chains=chains))
 
+    def logp(self, values: Sequence[np.ndarray]) -> Callable[[Any], Any]:
+        """Return the log density at one point as a function of JAX, with these values of the shared variables."""
+        return lambda point: self._function(point, *values, *self._constants)[0]
+
     def _with_numbers(self, example: Sequence[np.ndarray]) -> Callable[..., tuple[Any, Any]]:
         """Return the density as a function of the point and of those arrays that are no single numbers."""
         import jax

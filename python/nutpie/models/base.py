@@ -398,6 +398,21 @@ class CompiledModel(ABC):
         """Return what the attributes of a result say of the model."""
         return {}
 
+    def complete(self, groups: dict[str, Any]) -> dict[str, Any]:
+        """Add to the groups of a result what only the model can say, once all others are there.
+
+        Parameters
+        ----------
+        groups
+            Datasets by name of the group.
+
+        Returns
+        -------
+        dict
+            The groups of the result, in order.
+        """
+        return groups
+
     def benchmark_logp(
         self, point: np.ndarray | None = None, num_evals: int = 10, cores: int = 1, chains: int = 1
     ) -> Any:

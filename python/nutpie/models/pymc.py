@@ -276,6 +276,19 @@ class CompiledPyMCModel(CompiledModel):
         """Return the same for a run of so many chains."""
         return self._make_density(chains)
 
+    def jax_logp(self) -> Callable[[Any], Any]:
+        """Return the log density as a function of JAX of a point of shape (n_dim,).
+
+        Raises
+        ------
+        TypeError
+            If the model was not compiled with JAX.
+        """
+        logp = self._programs.logp
+        if not hasattr(logp, "logp"):
+            raise TypeError("the model is compiled with numba: compile it with backend='jax'")
+        return logp.logp(self._data.arrays(logp.shared))
+
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
         draws = self._checked_draws(draws)

@@ -17,6 +17,7 @@ pub mod metric;
 pub mod rng;
 pub mod run;
 pub mod settings;
+pub mod sparse;
 mod stopwatch;
 pub mod trace;
 pub mod tree;
