@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from nutpie._arguments import choice, flag, whole_number
-from nutpie.models._jax_batch import require
 from nutpie.models._jax_model import JaxModel
 from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks
 from nutpie.models._laplace_check import LOG_RATIO, PARTS, add_laplace_group
 from nutpie.models._laplace_marginal import LaplaceMarginal
 from nutpie.models._laplace_pattern import Kind
 from nutpie.models._names import unknown_name
+from nutpie.models._require import require
 from nutpie.models.base import BatchDensity, CompiledModel, DrawContext, Variable
 
 __all__ = ["CompiledLaplaceModel", "laplace"]
@@ -131,7 +131,7 @@ def laplace(
 
     >>> idata = nutpie.sample(nutpie.laplace(pymc_model, latent=["intercept"]))
     """
-    require("laplace()", "jax", "jax")
+    require("laplace() needs", "jax", "jax")
     choice("structure", structure, STRUCTURES)
     kind: Kind | None = None if structure == "auto" else structure
     most = whole_number("max_iterations", max_iterations, least=1)
