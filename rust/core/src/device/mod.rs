@@ -13,13 +13,17 @@ mod coupled;
 mod coupling;
 mod cpu;
 mod directions;
+mod open;
 mod ops;
 mod points;
+mod raw;
 mod simd;
 mod triangular;
 mod turn;
 
 pub use cpu::Cpu;
+pub use open::{DeviceOptions, open};
+pub use raw::{Memory, RawBuffer};
 
 use std::sync::Arc;
 
@@ -262,6 +266,12 @@ pub trait Device: Send {
 
     /// The rows themselves, where the device's memory is the host's: `src` to read, `dst` to write.
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])>;
+
+    /// Where an array lies, for densities that share memory with the device; `None` where it cannot be shared.
+    fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
+        let _ = buf;
+        None
+    }
 
     /// Copy a row of `dim` numbers to another.
     fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
