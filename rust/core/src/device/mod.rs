@@ -13,6 +13,8 @@ mod coupled;
 mod coupling;
 mod cpu;
 mod directions;
+#[cfg(any(feature = "opencl", feature = "cuda"))]
+pub mod gpu;
 mod open;
 mod ops;
 mod points;
@@ -271,6 +273,11 @@ pub trait Device: Send {
     fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
         let _ = buf;
         None
+    }
+
+    /// Somebody else has written this row, at the address that [`Device::raw`] gave.
+    fn written(&mut self, row: Row) {
+        let _ = row;
     }
 
     /// Copy a row of `dim` numbers to another.
