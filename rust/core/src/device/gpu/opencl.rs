@@ -222,6 +222,10 @@ impl Runtime for OpenCl {
             .kernels
             .get(name)
             .ok_or_else(|| Error::Device(format!("OpenCL: there is no kernel {name}")))?;
+        // Some drivers end the process where there are too many.
+        if kernel.num_args().map_err(failed(name))? as usize != args.len() {
+            return Err(Error::Internal(format!("{} arguments for the kernel {name}", args.len())));
+        }
         for (i, arg) in args.iter().enumerate() {
             // SAFETY: kernels take buffers and 64-bit integers, in the order of their source; the driver checks sizes.
             match arg {

@@ -56,12 +56,12 @@ FUNCTION double one_to_two(u64 bits) { return DOUBLE_OF_BITS(bits >> 12 | 0x3FF0
 // p = keep p + share z mass_sqrt, z standard normal, and the sum of z^2, or twice the kinetic energy if something is kept.
 // Record: metric, row, lower and upper half of the seed, draw, chain, purpose, keep. The sums are in the order of the
 // operations from `first_sum` on.
-KERNEL void refresh(GLOBAL real *p, GLOBAL const real *inv_mass, GLOBAL const real *mass_sqrt, i64 same_scale, i64 rank,
+KERNEL void refresh(GLOBAL real *p, GLOBAL const real *inv_mass, GLOBAL const real *mass_sqrt, i64 rank,
                     GLOBAL const double *ops, GLOBAL const double *places, GLOBAL double *partials, i64 stride, i64 dim,
                     i64 chunk) {
     LOCAL_ARRAY(room, GROUP);
     GLOBAL const double *op = ops + GROUP_X * RECORD;
-    i64 scale = same_scale ? 0 : whole(op, 0) * dim, row = whole(op, 1) * dim, last = LAST;
+    i64 scale = whole(op, 0) * dim, row = whole(op, 1) * dim, last = LAST;
     double keep = op[7], share = sqrt(fmax(1.0 - keep * keep, 0.0)), sum = 0.0;
     for (i64 block = FIRST / 2 + ITEM;; block += GROUP) {
         i64 first = block / 8 * 16 + block % 8;
