@@ -16,7 +16,8 @@ use devices::{Candidate, all};
 use metrics::{coupled, scattered};
 use naive::Naive;
 use nutpie_core::device::{
-    Buf, Device, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample, Span, Step, Turn,
+    Buf, Device, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample, Span,
+    Step, Turn,
 };
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose};
@@ -89,8 +90,10 @@ impl<'a> Chains<'a> {
         let (n, row) = (asked.len(), |c: usize, row: usize| c * ROWS + row);
         let (mut kinetic, mut dots) = (vec![f64::NAN; n], vec![[f64::NAN; 2]; n]);
         let key = |c: usize| Key { seed: 0x0123_4567_89ab_cdef, chain: c as u32, draw: 3 };
-        let fresh = |c: usize| Refresh { metric: c, row: row(c, 1), key: key(c), purpose: Purpose::MomentumOf(2) };
-        let places = |at: usize| asked.iter().map(|c| Place { metric: *c, row: row(*c, at) }).collect::<Vec<_>>();
+        let fresh =
+            |c: usize| Refresh { metric: c, row: row(c, 1), key: key(c), purpose: Purpose::MomentumOf(2) };
+        let places =
+            |at: usize| asked.iter().map(|c| Place { metric: *c, row: row(*c, at) }).collect::<Vec<_>>();
         // Different for each chain, and of both signs.
         let kick = |c: usize| if c.is_multiple_of(2) { 0.1 + 0.01 * c as f64 } else { -0.2 };
         let turns: Vec<Turn> = asked
@@ -105,13 +108,19 @@ impl<'a> Chains<'a> {
             }
             "renew" => {
                 let keep = |c: usize| if c.is_multiple_of(2) { 0.9 } else { -0.3 };
-                let renewal = |&c: &usize| Renewal { fresh: Refresh { row: row(c, 0), ..fresh(c) }, keep: keep(c) };
+                let renewal =
+                    |&c: &usize| Renewal { fresh: Refresh { row: row(c, 0), ..fresh(c) }, keep: keep(c) };
                 let ops: Vec<_> = asked.iter().map(renewal).collect();
                 dev.renew(phases, metrics, &ops, &mut kinetic).unwrap();
             }
             "kick_drift" => {
-                let step =
-                    |&c: &usize| Step { metric: c, from: row(c, 0), to: row(c, 1), kick: kick(c), drift: 2.0 * kick(c) };
+                let step = |&c: &usize| Step {
+                    metric: c,
+                    from: row(c, 0),
+                    to: row(c, 1),
+                    kick: kick(c),
+                    drift: 2.0 * kick(c),
+                };
                 let ops: Vec<_> = asked.iter().map(step).collect();
                 dev.kick_drift(phases, metrics, &ops).unwrap();
                 return;
@@ -120,7 +129,12 @@ impl<'a> Chains<'a> {
                 // Some in place.
                 let to = |c: usize| row(c, c % 2);
                 let glide = |&c: &usize| Glide {
-                    metric: c, from: row(c, 0), to: to(c), scale: 0.7, kick: kick(c), drift: 0.3,
+                    metric: c,
+                    from: row(c, 0),
+                    to: to(c),
+                    scale: 0.7,
+                    kick: kick(c),
+                    drift: 0.3,
                 };
                 let ops: Vec<_> = asked.iter().map(glide).collect();
                 dev.glide(phases, metrics, &ops).unwrap();
@@ -128,8 +142,13 @@ impl<'a> Chains<'a> {
             }
             "finish_leaf" => {
                 // The leaf is the point after that in row 2.
-                let step =
-                    |&c: &usize| Step { metric: c, from: row(c, 2), to: row(c, 0), kick: kick(c), drift: 2.0 * kick(c) };
+                let step = |&c: &usize| Step {
+                    metric: c,
+                    from: row(c, 2),
+                    to: row(c, 0),
+                    kick: kick(c),
+                    drift: 2.0 * kick(c),
+                };
                 dev.kick_drift(phases, metrics, &asked.iter().map(step).collect::<Vec<_>>()).unwrap();
                 return self.finish(&asked, 0, kick);
             }
@@ -258,15 +277,28 @@ impl<'a> Chains<'a> {
             numbers
         };
         let of_metrics = [self.metrics.inv_mass, self.metrics.mass_sqrt, self.metrics.center];
-        let of_phase = self.bufs().into_iter().flat_map(|buf| (0..self.chains * ROWS).map(move |row| (buf, row)));
+        let of_phase =
+            self.bufs().into_iter().flat_map(|buf| (0..self.chains * ROWS).map(move |row| (buf, row)));
         let of_metrics = of_metrics.into_iter().flat_map(|buf| (0..self.chains).map(move |row| (buf, row)));
         of_phase.chain(of_metrics).map(|(buf, row)| read(buf, row)).collect()
     }
 }
 
 const PHASES: [&str; 14] = [
-    "refresh", "renew", "kick_drift", "glide", "finish_leaf", "reach", "products", "pull", "turn", "fisher_distance",
-    "estimate", "metric_from_gradient", "copy", "trajectory",
+    "refresh",
+    "renew",
+    "kick_drift",
+    "glide",
+    "finish_leaf",
+    "reach",
+    "products",
+    "pull",
+    "turn",
+    "fisher_distance",
+    "estimate",
+    "metric_from_gradient",
+    "copy",
+    "trajectory",
 ];
 
 fn near(a: f64, b: f64, within: f64) -> bool {
@@ -282,7 +314,10 @@ fn check(candidate: &Candidate, dev: &mut dyn Device, dim: usize, chains: usize,
         if candidate.name == "cpu" && 2 * rank > dim && ["refresh", "renew", "trajectory"].contains(&phase) {
             continue;
         }
-        let what = format!("{} (single: {}): {phase}, {chains} chains of {dim}, rank {rank}", candidate.name, candidate.single);
+        let what = format!(
+            "{} (single: {}): {phase}, {chains} chains of {dim}, rank {rank}",
+            candidate.name, candidate.single
+        );
         let mut reference = Naive::default();
         let (mut ours, mut theirs) = (Chains::new(dev, dim, &of), Chains::new(&mut reference, dim, &of));
         ours.run(phase, 0..chains);
@@ -306,9 +341,21 @@ fn check(candidate: &Candidate, dev: &mut dyn Device, dim: usize, chains: usize,
 fn phases_are_as_documented() {
     for candidate in all() {
         let mut dev = candidate.open();
-        for (dim, chains) in
-            [(1, 1), (1, 33), (2, 3), (7, 5), (15, 4), (16, 4), (17, 8), (63, 5), (64, 3), (65, 4), (257, 9), (2048, 2), (4097, 4)]
-        {
+        for (dim, chains) in [
+            (1, 1),
+            (1, 33),
+            (2, 3),
+            (7, 5),
+            (15, 4),
+            (16, 4),
+            (17, 8),
+            (63, 5),
+            (64, 3),
+            (65, 4),
+            (257, 9),
+            (2048, 2),
+            (4097, 4),
+        ] {
             for rank in [0, 1, 3, dim] {
                 // A full rank of many parameters has a test of its own.
                 if rank <= dim && (rank < 4 || dim < 66) {
@@ -324,9 +371,16 @@ fn phases_are_as_documented() {
 fn phases_of_large_shapes_are_as_documented() {
     for candidate in all() {
         let mut dev = candidate.open();
-        for (dim, chains, rank) in
-            [(1, 4097, 0), (3, 4097, 2), (100, 1025, 0), (301, 257, 5), (300, 2, 300), (65_537, 3, 2), (1_000_000, 2, 0), (1_000_001, 1, 1)]
-        {
+        for (dim, chains, rank) in [
+            (1, 4097, 0),
+            (3, 4097, 2),
+            (100, 1025, 0),
+            (301, 257, 5),
+            (300, 2, 300),
+            (65_537, 3, 2),
+            (1_000_000, 2, 0),
+            (1_000_001, 1, 1),
+        ] {
             check(&candidate, &mut *dev, dim, chains, rank);
         }
     }

@@ -8,13 +8,7 @@ use crate::error::Result;
 
 impl Gpu {
     /// Run a kernel with a single operation.
-    fn one<const N: usize>(
-        &mut self,
-        kernel: &str,
-        cut: Buf,
-        bufs: &[Buf],
-        op: [f64; N],
-    ) -> Result<()> {
+    fn one<const N: usize>(&mut self, kernel: &str, cut: Buf, bufs: &[Buf], op: [f64; N]) -> Result<()> {
         let mut args: Vec<Arg> = bufs.iter().map(|buf| self.mem(*buf)).collect();
         args.push(Arg::Mem(self.work.table(Table::Ops, &record(op))?));
         self.work.launch(kernel, 1, self.cut(cut), &args)
