@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from nutpie._arguments import choice, flag, whole_number
-from nutpie.models._jax_model import JaxModel
 from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks
 from nutpie.models._laplace_check import LOG_RATIO, PARTS, add_laplace_group
 from nutpie.models._laplace_marginal import LaplaceMarginal
@@ -223,14 +222,9 @@ class CompiledLaplaceModel(CompiledModel):
     def _make_marginal(self, kind: Kind | None, max_iterations: int) -> LaplaceMarginal:
         logp: Callable[[Any], Any] = self._joint.jax_logp()
         latent, hyper = self._latent, self._hyper
-        order = np.argsort(np.concatenate([hyper, latent]))
 
         def log_joint(theta: Any, phi: Any) -> Any:
-            import jax.numpy as jnp
-
-            if isinstance(self._joint, JaxModel):
-                return logp(self._parts(theta, phi))
-            return logp(jnp.concatenate([phi, theta])[order])
+            return logp(self._parts(theta, phi))
 
         def points(attempt: int) -> tuple[np.ndarray, np.ndarray]:
             point = self._start if attempt == 0 and self._start is not None else self._full_start((0, attempt))
