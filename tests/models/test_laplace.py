@@ -126,6 +126,34 @@ def check_parts(marginal, logp, phi, mode):
             np.testing.assert_allclose(parts[block].sum(), rise + 0.5 * np.sum(noise[block] ** 2), rtol=1e-6, atol=1e-9)
 
 
+def factorised_shapes(jaxpr):
+    """Shapes of all matrices that are factorised or solved with, loops included."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("cholesky", "triangular_solve"):
+            found.append(equation.invars[0].aval.shape)
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                found += factorised_shapes(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+def check_one_matrix_at_a_time(marginal, points):
+    """With several, LAPACK calls of JAX 0.10 wait for each other for ever on a machine with two cores."""
+    import jax
+
+    with precision("float64"):
+        state = marginal._compiled.search(points, marginal._reference)
+        for function, arguments in [
+            (marginal._compiled._search, (points, marginal._reference)),
+            (marginal._compiled._marginal, (state, points)),
+            (marginal._compiled._draw, (state, points, np.zeros((len(points), marginal.size)))),
+        ]:
+            shapes = factorised_shapes(jax.make_jaxpr(function)(*arguments).jaxpr)
+            assert set(shapes) == {(marginal.size, marginal.size)}
+
+
 @pytest.mark.parametrize("kind", [kind for kind in JOINTS if kind != "diagonal"])
 def test_every_structure(kind):
     make, n = JOINTS[kind]
@@ -136,6 +164,8 @@ def test_every_structure(kind):
     values, gradients = marginal(points)
     for phi, gradient in zip(points[:2], gradients, strict=False):
         np.testing.assert_allclose(gradient, finite_difference(marginal, phi), rtol=2e-7, atol=2e-7)
+    if kind == "dense":
+        check_one_matrix_at_a_time(marginal, points[[0, 1, 2, 0]])
     if kind in ("dense", "sparse"):
         # What follows has nothing to do with these, and takes a while to compile.
         return
