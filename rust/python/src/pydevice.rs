@@ -43,7 +43,10 @@ impl Table {
         self.lines += 1;
     }
 
-    fn from<T, const I: usize, const F: usize>(ops: &[T], line: impl Fn(&T) -> ([usize; I], [f64; F])) -> Self {
+    fn from<T, const I: usize, const F: usize>(
+        ops: &[T],
+        line: impl Fn(&T) -> ([usize; I], [f64; F]),
+    ) -> Self {
         let mut table = Table::default();
         ops.iter().map(line).for_each(|(ints, floats)| table.add(ints, floats));
         table
@@ -154,16 +157,7 @@ impl PyDevice {
     fn bufs(phase: &Phase, metrics: &Metrics) -> Vec<Buf> {
         let Metrics { inv_mass, mass_sqrt, center, id } = *metrics;
         // Without pulls there is the position again, which nobody looks at.
-        vec![
-            phase.x,
-            phase.p,
-            phase.g,
-            phase.pull.unwrap_or(phase.x),
-            inv_mass,
-            mass_sqrt,
-            center,
-            Buf(id),
-        ]
+        vec![phase.x, phase.p, phase.g, phase.pull.unwrap_or(phase.x), inv_mass, mass_sqrt, center, Buf(id)]
     }
 
     /// Call a phase of points under metrics.
@@ -263,9 +257,8 @@ pub fn span_table(counts: impl Iterator<Item = usize>, spans: &[Span]) -> Table 
 
 impl Device for PyDevice {
     fn alloc(&mut self, rows: usize, dim: usize) -> Result<Buf> {
-        let found = Python::attach(|py| {
-            self.object.bind(py).call_method1("alloc", (rows, dim))?.extract::<usize>()
-        });
+        let found =
+            Python::attach(|py| self.object.bind(py).call_method1("alloc", (rows, dim))?.extract::<usize>());
         let mirror = Mirror { rows, dim, whole: None, reads: 0, written: BTreeMap::new() };
         let mirrors = self.mirrors.get_mut();
         mirrors.push(mirror);

@@ -255,7 +255,9 @@ impl Devices {
         match names.len() {
             0 if !devices.is_empty() => Ok(Devices::Made(devices.into_iter().map(Bound::unbind).collect())),
             n if n > 0 && n == devices.len() => Ok(Devices::Named(names, DeviceOptions { single })),
-            _ => Err(PyValueError::new_err("devices are names, or functions that make some, and one at least")),
+            _ => {
+                Err(PyValueError::new_err("devices are names, or functions that make some, and one at least"))
+            }
         }
     }
 
