@@ -179,19 +179,20 @@ def sample(
           (rank, n_dim), or a `nutpie.metric.Metric`.
         - A list with one of these for each chain; None there is the default.
     device : {"cpu", "jax", "cuda", "opencl"} or list of str, default "cpu"
-        Where positions, momenta, gradients and estimates live, and where all arithmetic on them is done:
+        Where positions, momenta, gradients and estimates live, and who does the arithmetic on them:
 
-        - ``"cpu"``: in the memory of the process, by `cores` threads.
-        - ``"jax"``: in arrays of JAX, for densities that are functions of JAX. Step, log density, gradient and energies are
-          one compiled call for all chains, and positions do not come to the host but for draws. ``"jax:1"`` is the second
+        - ``"cpu"``: the process, with `cores` threads.
+        - ``"jax"``: JAX, for densities that are functions of JAX. Step, log density, gradient and energies are one
+          compiled call for all chains, and positions do not come to the host but for draws. ``"jax:1"`` is the second
           device of JAX, ``"jax:gpu"`` or ``"jax:gpu:1"`` one of a platform.
-        - ``"cuda"``, ``"opencl"``: on a GPU, by kernels of this package; ``"cuda:1"`` is the second one.
+        - ``"cuda"``, ``"opencl"``: a GPU, by kernels of this package; ``"cuda:1"`` is the second one.
 
-        All chains are one block then, whose chains do not wait for each other's trajectories. With a list of devices of a
-        kind chains are dealt over them. Draws from the same seed agree on all devices until rounding parts them.
+        All chains are one block on another device than ``"cpu"``, whose chains do not wait for each other's
+        trajectories. With a list of devices of a kind chains are dealt over them. Draws from the same seed agree on all
+        devices until rounding parts them.
     device_dtype : {"float64", "float32"}, optional
-        Precision of these arrays on another device than ``"cpu"``; energies are summed in double precision in any case. The
-        default is double precision, and with ``"jax"`` that of the model.
+        Precision of these arrays on another device than ``"cpu"``; energies are sums in double precision in any case.
+        The default is double precision, and with ``"jax"`` that of the model.
     blocking : bool, default True
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
@@ -227,10 +228,11 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for a setting that has no effect with this ``adaptation`` or ``sampler``; for a
-        ``sampler`` that this model or warm-up does not allow; for ``log_likelihood`` with a model without observed
-        variables; for a start or metric whose names, shapes or values do not fit the model; or when no start with a
-        finite log density and gradient is found, naming the variables.
+        For a device that does not exist or does not suit the model; for a value out of bounds; for a setting that has
+        no effect with this ``adaptation`` or ``sampler``; for a ``sampler`` that this model or warm-up does not allow;
+        for ``log_likelihood`` with a model without observed variables; for a start or metric whose names, shapes or
+        values do not fit the model; or when no start with a finite log density and gradient is found, naming the
+        variables.
     Exception
         Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is. Its attribute
         ``partial_trace`` is a result with all draws so far and their statistics; draws whose variables could not be

@@ -50,8 +50,8 @@ class Devices:
         TypeError
             If it is no name and no list of names.
         ValueError
-            For a name that does not exist, devices that do not go together, a precision that the device does not have, and
-            ``"jax"`` with a density that is no function of JAX.
+            For a name that does not exist, devices that do not go together, a precision that the device does not
+            have, and ``"jax"`` with a density that is no function of JAX.
         """
         names = (device,) if isinstance(device, str) else tuple(device) if isinstance(device, list | tuple) else ()
         if not names or not all(isinstance(name, str) for name in names):
@@ -60,9 +60,7 @@ class Devices:
         if dtype is not None:
             choice("device_dtype", dtype, DTYPES)
         if len(names) > 1 and (len(kinds) > 1 or "cpu" in kinds):
-            raise ValueError(
-                f"device={device!r}: several devices have to be of one kind, and 'cpu' has as many threads as `cores` says"
-            )
+            raise ValueError(f"device={device!r}: several devices have to be of one kind, and there is one 'cpu'")
         if len(set(names)) < len(names):
             raise ValueError(f"device={device!r} names a device twice")
         if kinds == {"cpu"} and dtype == "float32":

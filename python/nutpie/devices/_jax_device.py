@@ -1,8 +1,8 @@
 """The device of the core whose arrays are those of JAX: what ``rust/python/src/pydevice.rs`` calls.
 
-An array has a row more than the core knows of, where lines go that only fill up a table: tables have few lengths, so that
-little is compiled. A phase is one call that computes new rows and one that puts them into the arrays, which are given away
-and come back in the same memory. (One call that does both makes XLA copy whole arrays.)
+An array has a row more than the core knows of, where lines go that only fill up a table: tables have few lengths, so
+that little is compiled. A phase is one call that computes new rows and one that puts them into the arrays, which are
+given away and come back in the same memory. (One call that does both makes XLA copy whole arrays.)
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class JaxDevice:
         if "device" not in program.compiled:
             program.compiled["device"] = _steps(program)
         self._steps = program.compiled["device"]
-        # Whether trajectories have spans; a step that has none is another program, which is not compiled twice for nothing.
+        # Whether trajectories have spans. Steps of those that have none are another program, which may be never needed.
         self._has_spans = False
 
     # ------------------------------------------------------------------------------------------------------- arrays

@@ -1,8 +1,8 @@
 """The phases of the device trait of the core, as functions of JAX without side effects.
 
-Each takes whole arrays of shape (rows, dim), a table of whole numbers (operations, columns) and one of floats, and returns new
-rows; where these go is up to the caller. What comes out is what ``device/mod.rs`` documents. Positions and momenta are in the
-precision of the arrays, energies and inner products in double precision.
+Each takes whole arrays of shape (rows, dim), a table of whole numbers (operations, columns) and one of floats, and
+returns new rows; where these go is up to the caller. What comes out is what ``device/mod.rs`` documents. Positions
+and momenta are in the precision of the arrays, energies and inner products in double precision.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def _span_dots(points: Points, ends: Points, under: Under, kick: Any, spans: Any
 def finish(points: Points, new: Points, under: Under, floats: Any, spans: Any, chunks: Any) -> tuple[Any, ...]:
     """Second half of a leapfrog step at ``new``, and the first half of the next one, if there are spans.
 
-    The floats are the kick and the drift onward. Returns the momentum, then position and momentum of the next point, if there
-    are spans; kinetic energies and inner products.
+    The floats are the kick and the drift onward. Returns the momentum, then position and momentum of the next point,
+    if there are spans; kinetic energies and inner products.
     """
     kick, onward = _columns(floats, new.x)
     p = new.p + kick * new.g

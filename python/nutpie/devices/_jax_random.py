@@ -1,8 +1,8 @@
 """The random numbers of the core as functions of JAX: ``rng.rs``, word for word.
 
 Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011), and normals from the Box-Muller transform with the core's own
-logarithm, sine and cosine. The words are the same on every machine; normals may differ in the last digit, where a compiler
-joins a product and a sum.
+logarithm, sine and cosine. The words are the same on every machine; normals may differ in the last digit, where a
+compiler joins a product and a sum.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _turn(u: Any) -> tuple[Any, Any]:
 def normals(words: Any, dim: int) -> jax.Array:
     """Return independent standard normals, a row for each address.
 
-    Coordinate j takes its number from block 8 (j // 16) + j % 8: the cosine for the first eight of a group of sixteen, the
-    sine for the others.
+    Coordinate j takes its number from block 8 (j // 16) + j % 8: the cosine for the first eight of a group of
+    sixteen, the sine for the others.
 
     Parameters
     ----------
