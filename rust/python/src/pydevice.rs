@@ -91,18 +91,18 @@ pub struct PyDevice {
     mirrors: RefCell<Vec<Mirror>>,
     /// The metrics that are not diagonal, by [`Metrics::id`] and row.
     couplings: Vec<Vec<Option<Arc<Metric>>>>,
-    pending: Pending,
+    pending: RefCell<Pending>,
 }
 
 impl PyDevice {
     /// Work with an object that has no arrays yet.
     pub fn new(object: Py<PyAny>) -> Self {
-        PyDevice { object, mirrors: RefCell::default(), couplings: Vec::new(), pending: Pending::default() }
+        PyDevice { object, mirrors: RefCell::default(), couplings: Vec::new(), pending: RefCell::default() }
     }
 
     /// Call a phase; `changed` are the arrays that it writes. Returns the scalars that it found.
     pub fn call(
-        &mut self,
+        &self,
         name: &str,
         bufs: &[Buf],
         tables: impl IntoIterator<Item = Table>,
@@ -126,17 +126,17 @@ impl PyDevice {
     }
 
     /// Let the device have all that it was told.
-    fn settle(&mut self) -> Result<()> {
+    fn settle(&self) -> Result<()> {
         self.send_written()?;
-        if self.pending.rows.is_empty() {
+        if self.pending.borrow().rows.is_empty() {
             return Ok(());
         }
-        let Pending { bufs, table, .. } = std::mem::take(&mut self.pending);
+        let Pending { bufs, table, .. } = self.pending.take();
         self.call("accumulate", &bufs, [table], &bufs[..4]).map(|_| ())
     }
 
-    fn send_written(&mut self) -> Result<()> {
-        for (buf, mirror) in self.mirrors.get_mut().iter_mut().enumerate() {
+    fn send_written(&self) -> Result<()> {
+        for (buf, mirror) in self.mirrors.borrow_mut().iter_mut().enumerate() {
             if mirror.written.is_empty() {
                 continue;
             }
@@ -162,7 +162,7 @@ impl PyDevice {
 
     /// Call a phase of points under metrics.
     pub fn phase(
-        &mut self,
+        &self,
         name: &str,
         phase: &Phase,
         metrics: &Metrics,
@@ -269,7 +269,7 @@ impl Device for PyDevice {
     }
 
     fn write(&mut self, dst: Row, src: &[f64]) -> Result<()> {
-        if self.pending.bufs.contains(&dst.buf) {
+        if self.pending.borrow().bufs.contains(&dst.buf) {
             self.settle()?;
         }
         let mirror = &mut self.mirrors.get_mut()[dst.buf.0];
@@ -281,8 +281,9 @@ impl Device for PyDevice {
     }
 
     fn read(&self, src: Row, dst: &mut [f64]) -> Result<()> {
-        // Estimators that wait are the only ones whose arrays are not up to date, and nobody reads them in between but
-        // to save a chain, after a phase.
+        if self.pending.borrow().bufs.iter().take(4).any(|buf| *buf == src.buf) {
+            self.settle()?;
+        }
         let mut mirrors = self.mirrors.borrow_mut();
         let Mirror { rows, dim, whole, reads, written } = &mut mirrors[src.buf.0];
         if let Some(row) = written.get(&src.index) {
@@ -457,12 +458,17 @@ impl Device for PyDevice {
 
     fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()> {
         let bufs = [&moments.bufs()[..], &[phase.x, phase.g]].concat();
-        if self.pending.bufs != bufs || self.pending.rows.contains(&sample.row) {
+        let known = {
+            let pending = self.pending.borrow();
+            pending.bufs == bufs && !pending.rows.contains(&sample.row)
+        };
+        if !known {
             self.settle()?;
-            self.pending.bufs = bufs;
         }
-        self.pending.rows.push(sample.row);
-        self.pending.table.add([sample.row, point], [sample.count as f64]);
+        let pending = self.pending.get_mut();
+        pending.bufs = bufs;
+        pending.rows.push(sample.row);
+        pending.table.add([sample.row, point], [sample.count as f64]);
         Ok(())
     }
 
