@@ -57,7 +57,7 @@ def test_nuts_makes_the_same_draws(model):
     assert settings[1]["device_dtype"] == "float64"
 
 
-@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("rank", [pytest.param(1, marks=pytest.mark.statistical), 4])
 def test_nuts_makes_the_same_draws_under_a_coupled_metric(model, rank):
     vectors = np.linalg.qr(np.random.default_rng(rank).normal(size=(6, rank)))[0].T
     metric = {"stds": np.linspace(0.1, 0.3, 6), "eigvals": np.linspace(0.5, 3.0, rank), "eigvecs": vectors}
@@ -66,6 +66,7 @@ def test_nuts_makes_the_same_draws_under_a_coupled_metric(model, rank):
     np.testing.assert_allclose(found[:, :8], expected[:, :8], atol=1e-4)
 
 
+@pytest.mark.statistical
 def test_pooled_warmup_begins_with_the_same_draws(model):
     (_, expected), (_, found) = pair(model, tune=60)
     np.testing.assert_allclose(found[:, :5], expected[:, :5], atol=1e-9)
@@ -80,6 +81,7 @@ def test_an_ensemble_begins_with_the_same_draws(model):
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("settings", [{"sampler": "mams"}, {"integrator": "exact_normal"}], ids=str)
 def test_other_kernels_find_the_posterior(model, settings):
     (_, expected), (_, found) = pair(model, tune=100, draws=200, chains=4, **settings)
@@ -117,6 +119,7 @@ def test_exceptions_of_the_density_arrive():
     assert caught.value.partial_trace is not None
 
 
+@pytest.mark.statistical
 def test_devices_take_blocks_of_chains(model):
     """Of two devices of JAX each has half of the chains."""
     code = f"""

@@ -133,9 +133,9 @@ def _diagonal_of_gradient(arrays: Any, ints: Any) -> Any:
 @jax.jit
 def _fit_fisher_diag(arrays: Any, ints: Any, floats: Any) -> Any:
     row, one, two = ints.T
-    samples = [[array[rows] for array in arrays[:4]] for rows in (one, two)]
+    first, second = ([array[rows] for array in arrays[:4]] for rows in (one, two))
     counts = floats[0].astype(arrays[0].dtype)
-    return phases.fit_fisher_diag(*samples, counts, [array[row] for array in arrays[4:7]])
+    return phases.fit_fisher_diag(first, second, counts, [array[row] for array in arrays[4:7]])
 
 
 def _steps(program: JaxProgram) -> dict[str, Any]:
