@@ -1,7 +1,7 @@
 """The extension module, `rust/python/src`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,8 @@ def sample(
     cores: int,
     per_block: int,
     metrics: list[tuple[NDArray[np.float64], ...] | None],
+    devices: Sequence[str | Callable[[], Any]],
+    single: bool,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], BaseException | None]: ...
 def evaluate(address: int, user_data: int, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]: ...
 def benchmark_logp(

@@ -408,11 +408,11 @@ def test_no_private_part_of_jax_is_needed(monkeypatch):
     C = jnp.asarray([0.25, 0.5])
     points = np.random.default_rng(0).normal(size=(4, 3))
     prompt = density()(points)
-    _jax_batch._prompt_device.cache_clear()
+    _jax_batch.prompt_device.cache_clear()
     monkeypatch.setattr(_jax_batch.importlib, "import_module", lambda name: 1 / 0)
     try:
-        assert _jax_batch._prompt_device() is None
+        assert _jax_batch.prompt_device() is None
         for ours, plain in zip(prompt, density()(points), strict=True):
             np.testing.assert_array_equal(ours, plain)
     finally:
-        _jax_batch._prompt_device.cache_clear()
+        _jax_batch.prompt_device.cache_clear()

@@ -53,7 +53,7 @@ class JaxLogp:
         if key not in self._compiled:
             self._compiled[key] = BatchedDensity(self._with_numbers(arrays), self._n_dim, "float64", data)
         batch = self._compiled[key]
-        return lambda chains: BatchDensity(batch.for_run(data, chains=chains))
+        return lambda chains: BatchDensity(batch.for_run(data, chains=chains), program=batch.program(data))
 
     def logp(self, values: Sequence[np.ndarray]) -> Callable[[Any], Any]:
         """Return the log density at one point as a function of JAX, with these values of the shared variables.

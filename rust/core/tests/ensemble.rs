@@ -10,7 +10,7 @@ use nutpie_core::adapt::pool::Pool;
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::ChainState;
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
-use nutpie_core::device::Cpu;
+use nutpie_core::device::{Cpu, DeviceOptions, open};
 use nutpie_core::error::Error;
 use nutpie_core::kernel::{Kind, Sampler};
 use nutpie_core::metric::Metric;
@@ -44,6 +44,7 @@ fn execute<D: HostDensity + Clone + Sync + 'static>(
         keep: Keep::default(),
         cores,
         per_block,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density: &density,
         on_thread: &|work| work(),
     };
@@ -309,6 +310,7 @@ fn a_run_that_was_stopped_before_the_ensemble_began_ends() {
         keep: Keep::default(),
         cores: 2,
         per_block: 1,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density: &density,
         on_thread: &|work| work(),
     };

@@ -2,6 +2,8 @@
 
 mod batch;
 mod density;
+mod pydensity;
+mod pydevice;
 mod run;
 mod sparse;
 mod stan;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::ops;
+use super::{Memory, RawBuffer, ops};
 use crate::error::{Error, Result};
 use crate::memory;
 
@@ -55,6 +55,13 @@ impl Array {
     pub fn shared(&mut self) -> Shared<'_> {
         let Array { offset, rows, stride, .. } = *self;
         Shared { cells: Cell::from_mut(&mut self.storage[offset..]).as_slice_of_cells(), rows, stride }
+    }
+
+    /// Where it lies.
+    pub fn raw(&mut self) -> RawBuffer {
+        let address = self.storage[self.offset..].as_mut_ptr() as usize;
+        let Array { rows, dim, stride, .. } = *self;
+        RawBuffer { memory: Memory::Host, address, rows, dim, stride, bytes: size_of::<f64>(), stream: 0 }
     }
 
     /// A row without its padding.

@@ -8,8 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
-    Span, Step, Turn, ops, turn,
+    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach, Refresh, Renewal, Row,
+    Sample, Span, Step, Turn, ops, turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -108,6 +108,10 @@ impl Device for Cpu {
         }
         let [a, b] = self.arrays.get_disjoint_mut([src.buf.0, dst.buf.0]).ok()?;
         Some((a.exact(src.index), b.exact_mut(dst.index)))
+    }
+
+    fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
+        Some(self.arrays.get_mut(buf.0)?.raw())
     }
 
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {

@@ -13,14 +13,19 @@ mod coupled;
 mod coupling;
 mod cpu;
 mod directions;
+mod open;
 mod ops;
 mod points;
+mod raw;
 mod simd;
 mod triangular;
 mod turn;
 
 pub use cpu::Cpu;
+pub use open::{DeviceOptions, open};
+pub use raw::{Memory, RawBuffer};
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -262,6 +267,17 @@ pub trait Device: Send {
 
     /// The rows themselves, where the device's memory is the host's: `src` to read, `dst` to write.
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])>;
+
+    /// Where an array lies, for densities that share memory with the device; `None` where it cannot be shared.
+    fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
+        let _ = buf;
+        None
+    }
+
+    /// The device itself, for densities that are made for one that this crate does not know.
+    fn foreign(&mut self) -> Option<&mut dyn Any> {
+        None
+    }
 
     /// Copy a row of `dim` numbers to another.
     fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
