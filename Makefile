@@ -8,7 +8,7 @@ PYTEST := python -m pytest --numprocesses=logical --dist=loadfile
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints%s.txt" % ("-py313" if sys.version_info > (3, 12) else ""))')
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: demo docs test wheel test-pymc6 test-statistical mutants lint format bench bench-peers bench-posteriordb clean
+.PHONY: demo docs test test-gpu wheel test-pymc6 test-statistical mutants lint format bench bench-peers bench-posteriordb clean
 
 # Everything of the main job: install, compile a model, sample, print a summary, save figures.
 demo: $(VENV)/.installed
@@ -17,6 +17,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	cargo test --package nutpie-core
 	$(BIN)/$(PYTEST)
+
+# The GPU devices without a GPU: all kernels run by OpenCL on the processor, in both precisions, against a plain reference and
+# the CPU device, and compiled for NVIDIA's sm_90 with a list of what each needs.
+test-gpu: $(VENV)/.installed
+	NUTPIE_TEST_DEVICES=opencl scripts/opencl cargo test --package nutpie-core --test conformance --test gpu
+	$(BIN)/python -m pip install --quiet --no-deps --target build/nvrtc --upgrade nvidia-cuda-nvrtc==13.0.88
+	$(BIN)/python scripts/nvrtc.py build/nvrtc
 
 # One wheel for Python 3.11 and newer, in build/wheel/; tried out on the Python of the virtual environment.
 wheel: $(VENV)/.installed
@@ -45,7 +52,7 @@ docs: $(VENV)/.installed
 # Long: kernels against exact answers with millions of gradients, and PyMC and Stan models against the references of
 # posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
-	cargo test --release --package nutpie-core --test mams --test kernels --test ghmc -- --ignored
+	cargo test --release --package nutpie-core --test mams --test kernels --test ghmc --test conformance --test gpu -- --ignored
 	$(BIN)/python -m pytest tests/statistical -m statistical
 
 # Breaks the sampler in many ways and shows that the tests notice each of them.

@@ -114,6 +114,10 @@ impl Device for Cpu {
         Some(self.arrays.get_mut(buf.0)?.raw())
     }
 
+    fn written(&mut self, row: Row) {
+        self.along[row.buf.0].forget(row.index);
+    }
+
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
         self.couplings.push(vec![None; rows]);
         let id = self.couplings.len() - 1;

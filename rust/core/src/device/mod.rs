@@ -13,6 +13,8 @@ mod coupled;
 mod coupling;
 mod cpu;
 mod directions;
+#[cfg(any(feature = "opencl", feature = "cuda"))]
+pub mod gpu;
 mod open;
 mod ops;
 mod points;
@@ -277,6 +279,11 @@ pub trait Device: Send {
     /// The device itself, for densities that are made for one that this crate does not know.
     fn foreign(&mut self) -> Option<&mut dyn Any> {
         None
+    }
+
+    /// Somebody else has written this row, at the address that [`Device::raw`] gave.
+    fn written(&mut self, row: Row) {
+        let _ = row;
     }
 
     /// Copy a row of `dim` numbers to another.

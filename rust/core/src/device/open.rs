@@ -1,5 +1,7 @@
 //! Devices by name.
 
+#[cfg(any(feature = "opencl", feature = "cuda"))]
+use super::gpu::{self, Gpu};
 use super::{Cpu, Device};
 use crate::error::{Error, Result};
 
@@ -20,6 +22,11 @@ pub fn open(name: &str, options: DeviceOptions) -> Result<Box<dyn Device>> {
         }
         "cpu" if index == 0 => Ok(Box::new(Cpu::new())),
         "cpu" => Err(Error::Device(format!("device='{name}': there is one 'cpu'"))),
+        #[cfg(feature = "opencl")]
+        "opencl" => Ok(Box::new(Gpu::new(Box::new(gpu::OpenCl::open(index)?), options)?)),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Box::new(Gpu::new(Box::new(gpu::Cuda::open(index)?), options)?)),
+        #[cfg(not(all(feature = "opencl", feature = "cuda")))]
         "opencl" | "cuda" => Err(Error::Device(format!("device='{name}' is not built in"))),
         _ => Err(Error::Device(format!("device='{name}' is none of 'cpu', 'opencl', 'cuda'"))),
     }
