@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nutpie import _lib
 from nutpie._arguments import choice
 from nutpie.models._require import require
 from nutpie.models.base import BatchDensity
@@ -50,8 +51,8 @@ class Devices:
         TypeError
             If it is no name and no list of names.
         ValueError
-            For a name that does not exist, devices that do not go together, a precision that the device does not
-            have, and ``"jax"`` with a density that is no function of JAX.
+            For a name or a device that does not exist, devices that do not go together, a precision that the device
+            does not have, and ``"jax"`` with a density that is no function of JAX.
         """
         names = (device,) if isinstance(device, str) else tuple(device) if isinstance(device, list | tuple) else ()
         if not names or not all(isinstance(name, str) for name in names):
@@ -66,6 +67,8 @@ class Devices:
         if kinds == {"cpu"} and dtype == "float32":
             raise ValueError("device_dtype='float32' is not for device='cpu', which computes in double precision")
         if kinds != {"jax"}:
+            for name in names:
+                _lib.check_device(name, dtype == "float32")
             return cls(names, dtype or "float64")
         program = density.program if isinstance(density, BatchDensity) else None
         if program is None:

@@ -23,6 +23,7 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<stan::StanModel>()?;
     m.add_class::<stan::StanDensity>()?;
     m.add_function(wrap_pyfunction!(run::sample, m)?)?;
+    m.add_function(wrap_pyfunction!(run::check_device, m)?)?;
     m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;
     m.add_function(wrap_pyfunction!(density::benchmark_logp, m)?)?;
     m.add_function(wrap_pyfunction!(sparse::star_coloring, m)?)?;

@@ -202,8 +202,8 @@ fn error_to_python(error: Error) -> PyErr {
     match error {
         Error::Density(source) => to_python(source),
         Error::Setting(_) | Error::Start { .. } | Error::State(_) => PyValueError::new_err(error.to_string()),
-        Error::Device(_) => PyMemoryError::new_err(error.to_string()),
-        Error::Internal(_) => PyRuntimeError::new_err(error.to_string()),
+        Error::Memory(_) => PyMemoryError::new_err(error.to_string()),
+        Error::Device(_) | Error::Internal(_) => PyRuntimeError::new_err(error.to_string()),
     }
 }
 
@@ -270,6 +270,13 @@ impl Devices {
             }),
         }
     }
+}
+
+/// Open a device of the core and close it again. Raises a ValueError that says what is missing.
+#[pyfunction]
+pub fn check_device(py: Python<'_>, name: &str, single: bool) -> PyResult<()> {
+    let opened = py.detach(|| open(name, DeviceOptions { single }).map(drop));
+    opened.map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// What a run leaves behind.
