@@ -10,8 +10,8 @@ use common::{Collected, Uneven};
 use devices::gpus;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
-use nutpie_core::density::OnHost;
-use nutpie_core::device::gpu::{Gpu, OpenCl};
+use nutpie_core::density::{Density, OnHost};
+use nutpie_core::device::gpu::{Gpu, OpenCl, SourceDensity};
 use nutpie_core::device::{Cpu, Device, DeviceOptions, Memory, Phase, Refresh, Row, open};
 use nutpie_core::integrate::Integrator;
 use nutpie_core::kernel::Sampler;
@@ -19,10 +19,19 @@ use nutpie_core::rng::{Key, Purpose, fill_normal};
 use nutpie_core::settings::Settings;
 
 fn run(dev: Box<dyn Device>, settings: &Settings, dim: usize, chains: usize) -> (Collected, Vec<u64>) {
+    run_of(dev, Box::new(OnHost::new(Uneven(dim))), settings, chains)
+}
+
+fn run_of(
+    dev: Box<dyn Device>,
+    density: Box<dyn Density>,
+    settings: &Settings,
+    chains: usize,
+) -> (Collected, Vec<u64>) {
+    let dim = density.dim();
     let points: Vec<Vec<f64>> =
         (0..chains).map(|c| (0..dim).map(|i| 0.5 + ((7 * c + i) as f64).sin()).collect()).collect();
     let starts: Vec<Start> = points.iter().zip(0..).map(|(x, id)| Start::at(id, x)).collect();
-    let density = Box::new(OnHost::new(Uneven(dim)));
     let mut block = Block::start(dev, density, settings, &starts, Pooling::Here).unwrap();
     let mut keep = Collected::new(chains);
     while !block.done() {
@@ -182,5 +191,60 @@ fn arrays_can_be_shared() {
         assert_eq!((raw.rows, raw.dim, raw.stride), (3, 5, 5));
         assert_eq!(raw.bytes, if candidate.single { 4 } else { 8 });
         assert!(raw.address != 0 && raw.stream != 0 && raw.memory != Memory::Host);
+    }
+}
+
+/// [`Uneven`] for a device.
+const UNEVEN: &str = "
+FUNCTION double logp_grad(i64 dim, GLOBAL const real *x, GLOBAL real *grad, GLOBAL const double *data,
+                          LOCAL double *room) {
+    double logp = 0.0;
+    for (i64 j = ITEM; j < dim; j += GROUP) {
+        double scale = data[j];
+        logp -= 0.5 * scale * x[j] * x[j];
+        double g = -scale * x[j];
+        if (j == 0) {
+            double skew = exp(0.3 * x[0]);
+            logp -= skew;
+            g -= 0.3 * skew;
+        }
+        grad[j] = (real)g;
+    }
+    return logp;
+}
+";
+
+#[test]
+fn densities_in_source_are_evaluated_by_the_device() {
+    let settings = Settings { seed: 3, tune: 40, draws: 10, ..Settings::default() };
+    for dim in [3, 300] {
+        let scales: Vec<f64> = (1..=dim).map(|i| 1.0 / (i * i) as f64).collect();
+        let (cpu, n_cpu) = run(Box::new(Cpu::new()), &settings, dim, 3);
+        for candidate in gpus().into_iter().filter(|candidate| !candidate.single) {
+            let density = Box::new(SourceDensity::new(UNEVEN, dim, scales.clone()));
+            let (gpu, n_gpu) = run_of(candidate.open(), density, &settings, 3);
+            assert_eq!(n_cpu, n_gpu);
+            for (a, b) in cpu.draws.concat().concat().iter().zip(gpu.draws.concat().concat()) {
+                assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "{dim}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn densities_in_source_that_cannot_be_used_are_errors() {
+    let mut logp = [0.0];
+    let mut density = SourceDensity::new(UNEVEN, 2, vec![1.0; 2]);
+    let mut cpu = Cpu::new();
+    let phase = Phase::alloc(&mut cpu, 1, 2).unwrap();
+    let message = density.logp_grad(&mut cpu, &phase, &[0], &mut logp).unwrap_err().to_string();
+    assert!(message.contains("'opencl' or 'cuda'"));
+    for candidate in gpus() {
+        let mut dev = candidate.open();
+        let phase = Phase::alloc(&mut *dev, 1, 2).unwrap();
+        let mut wrong =
+            SourceDensity::new("FUNCTION double logp_grad(i64 dim) { return nothing; }", 2, Vec::new());
+        let message = wrong.logp_grad(&mut *dev, &phase, &[0], &mut logp).unwrap_err().to_string();
+        assert!(message.contains("compiling failed") && message.contains("nothing"), "{message}");
     }
 }

@@ -286,6 +286,12 @@ pub trait Device: Send {
         let _ = row;
     }
 
+    /// The device itself, if it is a GPU with kernels of its own, for densities that bring more.
+    #[cfg(any(feature = "opencl", feature = "cuda"))]
+    fn gpu(&mut self) -> Option<&mut gpu::Gpu> {
+        None
+    }
+
     /// Copy a row of `dim` numbers to another.
     fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
         if let Some((src, dst)) = self.host_pair(src, dst) {

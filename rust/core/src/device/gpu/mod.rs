@@ -13,6 +13,7 @@ mod opencl;
 mod phases;
 mod pulls;
 mod runtime;
+mod source;
 mod work;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use cuda::Cuda;
 #[cfg(feature = "opencl")]
 pub use opencl::OpenCl;
 pub use runtime::{Arg, Build, Mem, Runtime};
+pub use source::SourceDensity;
 use work::{Cut, Work, bytes, bytes_mut};
 
 use super::{
@@ -57,6 +59,8 @@ pub struct Gpu {
     /// The metrics that are not diagonal, by [`Metrics::id`] and row.
     couplings: Vec<Vec<Option<Arc<Coupling>>>>,
     prepared: Prepared,
+    /// Number of densities compiled.
+    densities: usize,
 }
 
 /// A device without double-precision arrays keeps numbers in this type.
@@ -73,6 +77,7 @@ impl Gpu {
             arrays: Vec::new(),
             couplings: Vec::new(),
             prepared: Prepared::default(),
+            densities: 0,
         })
     }
 
@@ -187,6 +192,10 @@ impl Device for Gpu {
 
     fn written(&mut self, row: Row) {
         self.arrays[row.buf.0].along.forget(row.index);
+    }
+
+    fn gpu(&mut self) -> Option<&mut Gpu> {
+        Some(self)
     }
 
     fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
