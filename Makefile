@@ -53,7 +53,7 @@ docs: $(VENV)/.installed
 # posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
 	cargo test --release --package nutpie-core --test mams --test kernels --test ghmc --test conformance --test gpu -- --ignored
-	$(BIN)/python -m pytest tests/statistical -m statistical
+	$(BIN)/python -m pytest tests/statistical tests/devices -m statistical
 
 # Breaks the sampler in many ways and shows that the tests notice each of them.
 mutants:
