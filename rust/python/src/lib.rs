@@ -5,6 +5,7 @@ mod density;
 mod pydensity;
 mod pydevice;
 mod run;
+mod source;
 mod sparse;
 mod stan;
 mod tables;
@@ -17,6 +18,7 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("N_STATISTICS", nutpie_core::chain::N_STATISTICS)?;
     m.add_class::<run::Control>()?;
+    m.add_class::<source::SourceFunction>()?;
     m.add_class::<sparse::SparseCholesky>()?;
     m.add_class::<sparse::SparseFactors>()?;
     m.add_class::<stan::StanLibrary>()?;

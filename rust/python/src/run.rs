@@ -21,6 +21,7 @@ use crate::batch::{BatchDensity, BatchFunction, fatal};
 use crate::density::{PyDensity, to_python};
 use crate::pydensity::ResidentDensity;
 use crate::pydevice::PyDevice;
+use crate::source::SourceFunction;
 
 /// Watches and stops a run. It can be used from any thread.
 #[pyclass(frozen, module = "nutpie._lib")]
@@ -215,6 +216,8 @@ enum Entry {
     Batch(Arc<BatchFunction>),
     /// Where the device is a Python object, by that.
     Resident(usize),
+    /// In source, by a device that compiles it.
+    Source(Py<SourceFunction>),
 }
 
 impl Entry {
@@ -228,7 +231,13 @@ impl Entry {
             let found = PyDensity::new(get("address")?.extract()?, get("user_data")?.extract()?, dim)?;
             return Ok(Entry::Pointwise(found));
         }
-        let found = BatchFunction::new(get("function")?.unbind(), get("width")?.extract()?, dim)?;
+        let function = get("function")?;
+        if devices.compile()
+            && let Ok(function) = function.cast::<SourceFunction>()
+        {
+            return Ok(Entry::Source(function.clone().unbind()));
+        }
+        let found = BatchFunction::new(function.unbind(), get("width")?.extract()?, dim)?;
         Ok(Entry::Batch(Arc::new(found)))
     }
 
@@ -237,6 +246,7 @@ impl Entry {
             Entry::Pointwise(density) => Box::new(OnHost::new(*density)),
             Entry::Batch(function) => Box::new(BatchDensity(function.clone())),
             Entry::Resident(dim) => Box::new(ResidentDensity::new(*dim)),
+            Entry::Source(function) => Box::new(function.get().density()),
         }
     }
 }
@@ -259,6 +269,11 @@ impl Devices {
                 Err(PyValueError::new_err("devices are names, or functions that make some, and one at least"))
             }
         }
+    }
+
+    /// Whether they compile densities in source.
+    fn compile(&self) -> bool {
+        matches!(self, Devices::Named(names, _) if names.iter().all(|name| name != "cpu"))
     }
 
     fn open(&self, block: usize) -> CoreResult<Box<dyn Device>> {
