@@ -232,7 +232,7 @@ class JaxDevice:
     @double
     def download(self, buf: int) -> np.ndarray:
         """Read an array, row after row."""
-        return np.asarray(self._arrays[buf][:-1]).astype(np.float64).ravel()
+        return np.asarray(_rows(self._arrays[buf])).astype(np.float64).ravel()
 
     @double
     def download_row(self, buf: int, row: int) -> np.ndarray:
@@ -470,6 +470,11 @@ class JaxDevice:
         """Make a diagonal metric of moments; ``bufs`` are four arrays of them and three of the metrics."""
         new = _fit_fisher_diag([self._arrays[buf] for buf in bufs], np.asarray(ints, np.int32), floats)
         self._store(bufs[4:7], [ints[:, 0]], [[part] for part in new])
+
+
+@jax.jit
+def _rows(array: Any) -> Any:
+    return array[:-1]
 
 
 @jax.jit
