@@ -22,6 +22,7 @@ test: $(VENV)/.installed
 # the CPU device, and compiled for NVIDIA's sm_90 with a list of what each needs.
 test-gpu: $(VENV)/.installed
 	NUTPIE_TEST_DEVICES=opencl scripts/opencl cargo test --package nutpie-core --test conformance --test gpu
+	NUTPIE_TEST_DEVICES=opencl scripts/opencl $(BIN)/python -m pytest --quiet tests/devices/test_source.py
 	$(BIN)/python -m pip install --quiet --no-deps --target build/nvrtc --upgrade nvidia-cuda-nvrtc==13.0.88
 	$(BIN)/python scripts/nvrtc.py build/nvrtc
 
