@@ -22,6 +22,7 @@ test: $(VENV)/.installed
 # the CPU device, and compiled for NVIDIA's sm_90 with a list of what each needs.
 test-gpu: $(VENV)/.installed
 	NUTPIE_TEST_DEVICES=opencl scripts/opencl cargo test --package nutpie-core --test conformance --test gpu
+	NUTPIE_TEST_DEVICES=opencl scripts/opencl $(BIN)/python -m pytest --quiet tests/devices/test_source.py
 	$(BIN)/python -m pip install --quiet --no-deps --target build/nvrtc --upgrade nvidia-cuda-nvrtc==13.0.88
 	$(BIN)/python scripts/nvrtc.py build/nvrtc
 
@@ -53,7 +54,7 @@ docs: $(VENV)/.installed
 # posteriordb (from ../shared, or NUTPIE_SHARED), several minutes.
 test-statistical: $(VENV)/.installed
 	cargo test --release --package nutpie-core --test mams --test kernels --test ghmc --test conformance --test gpu -- --ignored
-	$(BIN)/python -m pytest tests/statistical -m statistical
+	$(BIN)/python -m pytest tests/statistical tests/devices -m statistical
 
 # Breaks the sampler in many ways and shows that the tests notice each of them.
 mutants:

@@ -3,7 +3,8 @@
 
     scripts/nvrtc.py [FOLDER]
 
-needs NVRTC, the run-time compiler of CUDA (`pip install nvidia-cuda-nvrtc==13.0.88`), in FOLDER or where the loader finds it.
+needs NVRTC, the run-time compiler of CUDA (`pip install nvidia-cuda-nvrtc==13.0.88`), in FOLDER or where the loader
+finds it.
 Prints registers, stack and spilled bytes of each kernel in both precisions; ends with code 1 where a kernel spills or
 does not compile.
 """
@@ -20,7 +21,7 @@ PARTS = ["prelude_cuda.h", "", "common.c", "steps.c", "random.c", "coupled.c", "
 
 
 def load(folder: str | None) -> ctypes.CDLL:
-    """The library: below a folder, or where the loader looks."""
+    """Load the library: below a folder, or where the loader looks."""
     if folder is None:
         return ctypes.CDLL("libnvrtc.so.13")
     libraries = sorted(Path(folder).rglob("libnvrtc*.so*"))
@@ -35,13 +36,13 @@ def load(folder: str | None) -> ctypes.CDLL:
 
 
 def source(real: str) -> str:
-    """What the device compiles in this precision."""
+    """Return what the device compiles in this precision."""
     defines = f"#define GROUP 256\ntypedef {real} real;\n"
     return "".join((KERNELS / part).read_text() if part else defines for part in PARTS)
 
 
 def compile_kernels(nvrtc: ctypes.CDLL, text: str) -> str:
-    """The compiler's report; ends the process if it has none."""
+    """Return the compiler's report; ends the process if it has none."""
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
     options = [f"--gpu-architecture={ARCHITECTURE}", "--fmad=false", "--ptxas-options=-v"]
@@ -57,7 +58,7 @@ def compile_kernels(nvrtc: ctypes.CDLL, text: str) -> str:
 
 
 def needs(report: str) -> dict[str, tuple[int, int, int]]:
-    """Registers, bytes of stack and spilled bytes of each kernel."""
+    """Find registers, bytes of stack and spilled bytes of each kernel."""
     found = {}
     pattern = re.compile(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"

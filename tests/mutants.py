@@ -794,6 +794,11 @@ MUTANTS = [
         ("*p *= old / new", "*p *= (old / new).powi(0)"),
     ),
     mutant(
+        "chain: momenta go on under another metric with eigenvectors",
+        "chain/ensemble.rs",
+        ("            self.kernel.restart();\n            return Ok(());", "            return Ok(());"),
+    ),
+    mutant(
         "chain: states without the momentum", "chain/state.rs", ("if self.keeps() == 0.0 {", "if self.keeps() < 2.0 {")
     ),
     mutant(

@@ -191,3 +191,8 @@ def test_the_hook_that_pymc_looks_for_in_marimo_notebooks():
 
     assert callable(nutpie.sample)
     assert _mo_create_replace() is None
+
+
+def test_the_device_reaches_the_sampler(schools):
+    with pytest.raises(ValueError, match=r"device=.cud. is not available.*did you mean .cuda."):
+        pm_sample(schools, settings={"device": "cud"})

@@ -124,7 +124,12 @@ def main() -> None:
     parser.add_argument("--ours", default=sys.executable)
     parser.add_argument("--blackjax", default=str(HERE.parent / "peers/.envs/blackjax/bin/python"))
     parser.add_argument("--packages", nargs="*", default=["ours", "blackjax"], choices=("ours", "blackjax"))
-    parser.add_argument("--samplers", nargs="*", default=["nuts"])
+    parser.add_argument(
+        "--samplers",
+        nargs="*",
+        default=["nuts", "hmc", "hmc:static:2"],
+        help="of this package; with trajectory and length after colons",
+    )
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=100_000)

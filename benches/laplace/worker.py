@@ -85,8 +85,10 @@ def ours_ess(sampler: str, seed: int, file: str) -> dict:
 
     log_joint, theta, phi = models.conjugate()
     model = nutpie.laplace(log_joint, theta_init=theta, phi_init=phi)
-    name, _, trajectory = sampler.partition(":")
+    name, trajectory, length = (*sampler.split(":"), "", "")[:3]
     options = {"trajectory": trajectory} if trajectory else {}
+    if length:
+        options["hmc_length"] = float(length)
     start = time.perf_counter()
     idata = nutpie.sample(
         model, sampler=name, seed=seed, chains=1, draws=1000, progress_bar=False, check=False, **options

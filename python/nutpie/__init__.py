@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nutpie.models.native import from_cfunc, from_library
     from nutpie.models.numpyro import from_numpyro
     from nutpie.models.pymc import compile_pymc_model
+    from nutpie.models.source import from_source
     from nutpie.models.stan import compile_stan_model, prune_stan_cache
     from nutpie.nested import nested_r_hat
     from nutpie.plots import plot_run
@@ -44,6 +45,7 @@ __all__ = [
     "from_logp",
     "from_numpyro",
     "from_pyfunc",
+    "from_source",
     "include_dir",
     "laplace",
     "nested_r_hat",
@@ -60,6 +62,7 @@ _LAZY = {
     "compile_stan_model": "nutpie.models.stan",
     "from_jax": "nutpie.models.jax",
     "from_numpyro": "nutpie.models.numpyro",
+    "from_source": "nutpie.models.source",
     "laplace": "nutpie.models.laplace",
     "from_cfunc": "nutpie.models.native",
     "from_library": "nutpie.models.native",

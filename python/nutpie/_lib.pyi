@@ -1,7 +1,7 @@
 """The extension module, `rust/python/src`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,20 @@ def sample(
     cores: int,
     per_block: int,
     metrics: list[tuple[NDArray[np.float64], ...] | None],
+    devices: Sequence[str | Callable[[], Any]],
+    single: bool,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], BaseException | None]: ...
 def evaluate(address: int, user_data: int, x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]: ...
 def benchmark_logp(
     address: int, user_data: int, x: NDArray[np.float64], num_evals: int, cores: int
 ) -> list[tuple[float, ...]]: ...
 def star_coloring(starts: NDArray[np.int64], neighbors: NDArray[np.int64]) -> NDArray[np.int64]: ...
+
+class SourceFunction:
+    def __init__(self, source: str, dim: int, data: NDArray[np.float64], device: str) -> None: ...
+    def __call__(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+
+def check_device(name: str, single: bool) -> None: ...
 def evaluate_batch(
     function: Callable[[NDArray[np.float64]], Any], width: int | None, x: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...

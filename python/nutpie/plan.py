@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from nutpie.devices import Devices
 
 __all__ = ["Plan"]
 
@@ -39,6 +41,8 @@ class Plan:
         What the core is to keep of the draws, as the argument ``keep`` of `nutpie._lib.sample`.
     store_unconstrained
         Whether the result holds the unconstrained draws, too.
+    devices
+        Where the arrays live.
     """
 
     seed: int
@@ -52,6 +56,7 @@ class Plan:
     settings: Mapping[str, int | float | str]
     keep: Mapping[str, int | bool]
     store_unconstrained: bool = False
+    devices: Devices = field(default_factory=Devices)
 
     @property
     def superchains(self) -> np.ndarray:
@@ -87,6 +92,7 @@ class Plan:
         """
         counts = {"num_tune": tune, "num_draws": self.draws, "num_chains": self.chains, "seed": self.seed}
         settings = {**counts, "thin": self.keep.get("thin", 1), **self.settings}
+        where = {} if self.devices.on_host else {"device": list(self.devices.names), "device_dtype": self.devices.dtype}
         # What the name of the sampler says already is not said twice.
         chosen = {} if self.sampler == "nuts" else {"kernel": kernel}
-        return {"sampler": self.sampler, **chosen, "adaptation": self.adaptation, "settings": settings}
+        return {"sampler": self.sampler, **chosen, "adaptation": self.adaptation, **where, "settings": settings}

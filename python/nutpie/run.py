@@ -56,7 +56,11 @@ class _Job:
     def work(self) -> None:
         plan = self.plan
         try:
-            threads, per_block = self._density.grouping(plan.chains, plan.cores)
+            devices = plan.devices
+            on_host = devices.on_host
+            threads, per_block = (
+                self._density.grouping(plan.chains, plan.cores) if on_host else devices.grouping(plan.chains)
+            )
             with _blas_threads.shared(plan.cores, threads):
                 self.chains, self.shared, self.error = _lib.sample(
                     self.control,
@@ -73,6 +77,8 @@ class _Job:
                     cores=threads,
                     per_block=per_block,
                     metrics=[None if metric is None else metric.core for metric in self._metrics],
+                    devices=devices.for_core(plan.chains),
+                    single=devices.dtype == "float32",
                 )
         except BaseException as error:
             self.error = error

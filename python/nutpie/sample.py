@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nutpie import _lib
 from nutpie._arguments import available_cores, choice, flag, whole_number
+from nutpie.devices import Devices
 from nutpie.initial import starting_points
 from nutpie.metric import metrics_for_chains
 from nutpie.models.base import CompiledModel
@@ -52,6 +54,8 @@ def sample(
     sampler: str = "nuts",
     adaptation: str = "auto",
     metric: Any = None,
+    device: str | Sequence[str] = "cpu",
+    device_dtype: str | None = None,
     blocking: bool = True,
     progress_bar: bool | str = True,
     progress_callback: Callback | None = None,
@@ -174,6 +178,21 @@ def sample(
         - A dict with ``stds`` of shape (n_dim,) and perhaps ``eigvals`` (rank,) and orthonormal ``eigvecs``
           (rank, n_dim), or a `nutpie.metric.Metric`.
         - A list with one of these for each chain; None there is the default.
+    device : {"cpu", "jax", "cuda", "opencl"} or list of str, default "cpu"
+        Where positions, momenta, gradients and estimates live, and who does the arithmetic on them:
+
+        - ``"cpu"``: the process, with `cores` threads.
+        - ``"jax"``: JAX, for densities that are functions of JAX. Step, log density, gradient and energies are one
+          compiled call for all chains, and positions do not come to the host but for draws. ``"jax:1"`` is the second
+          device of JAX, ``"jax:gpu"`` or ``"jax:gpu:1"`` one of a platform.
+        - ``"cuda"``, ``"opencl"``: a GPU, by kernels of this package; ``"cuda:1"`` is the second one.
+
+        All chains are one block on another device than ``"cpu"``, whose chains do not wait for each other's
+        trajectories. With a list of devices of a kind chains are dealt over them. Draws from the same seed agree on all
+        devices until rounding parts them.
+    device_dtype : {"float64", "float32"}, optional
+        Precision of these arrays on another device than ``"cpu"``; energies are sums in double precision in any case.
+        The default is double precision, and with ``"jax"`` that of the model.
     blocking : bool, default True
         Whether to wait for the result. Otherwise the run goes on in the background, and the return value is a handle.
     progress_bar : bool or {"terminal", "notebook", "marimo", "plain"}, default True
@@ -209,10 +228,11 @@ def sample(
     NotImplementedError
         For ``log_likelihood`` or ``log_prior`` with a model whose log density has no known terms.
     ValueError
-        For a value out of bounds; for a setting that has no effect with this ``adaptation`` or ``sampler``; for a
-        ``sampler`` that this model or warm-up does not allow; for ``log_likelihood`` with a model without observed
-        variables; for a start or metric whose names, shapes or values do not fit the model; or when no start with a
-        finite log density and gradient is found, naming the variables.
+        For a device that does not exist or does not suit the model; for a value out of bounds; for a setting that has
+        no effect with this ``adaptation`` or ``sampler``; for a ``sampler`` that this model or warm-up does not allow;
+        for ``log_likelihood`` with a model without observed variables; for a start or metric whose names, shapes or
+        values do not fit the model; or when no start with a finite log density and gradient is found, naming the
+        variables.
     Exception
         Any exception of the model's code or of ``progress_callback`` ends the run and arrives as it is. Its attribute
         ``partial_trace`` is a result with all draws so far and their statistics; draws whose variables could not be
@@ -247,6 +267,7 @@ def sample(
             f"functions nutpie.from_... returns, not an object of type {kind}"
         )
     counts["cores"] = compiled_model.usable_cores(counts["cores"], counts["chains"])
+    density = compiled_model.density_for(counts["chains"])
     plan = Plan(
         seed=secrets.randbits(64) if seed is None else whole_number("seed", seed, bits=64),
         sampler=sampler,
@@ -255,6 +276,7 @@ def sample(
         settings=resolved,
         keep=keep,
         store_unconstrained=flag("store_unconstrained", store_unconstrained),
+        devices=Devices.of(device, device_dtype, density),
         **counts,
     )
     wanted: dict[Literal["log_likelihood", "log_prior"], bool] = {
@@ -266,7 +288,6 @@ def sample(
         group: compiled_model.pointwise(group) for group, asked in wanted.items() if asked
     }
     _check_sampler(plan, compiled_model.n_dim)
-    density = compiled_model.density_for(plan.chains)
     starts = starting_points(compiled_model, density, init, plan.seed, plan.chains, init_candidates)
     if plan.has_pilot:
         starts = starts[plan.first_of_superchain]

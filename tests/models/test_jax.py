@@ -209,6 +209,27 @@ def test_rows_and_widths_that_are_compiled():
     assert widths[-1] == 1
 
 
+def test_an_ensemble_is_one_call_for_all_chains(monkeypatch):
+    scales = np.arange(1.0, 6.0)
+    model = nutpie.from_jax(lambda x: norm.logpdf(x, 2.0, scales).sum(), jnp.zeros(5))
+    rows, call = [], BatchedDensity._call
+
+    def counted(self, points, *rest):
+        rows.append(len(points))
+        return call(self, points, *rest)
+
+    monkeypatch.setattr(BatchedDensity, "_call", counted)
+    options = {"sampler": "meads", "chains": 32, "tune": 100, "draws": 200, "seed": 3, "progress_bar": False}
+    x = nutpie.sample(model, **options, check=False).posterior["x"].values
+    # In the warm-up one fold of four rests until the scales are known; the run before has 4 chains.
+    assert (rows.count(32), rows.count(24)) == (40 + 200 + 1, 80)
+    assert max(rows[: rows.index(32)]) <= 4
+    assert sum(rows[rows.index(32) :]) == 32 * (1 + 100 + 200)
+    z = (x - 2.0) / scales
+    assert np.abs(z.mean(axis=(0, 1))).max() < 0.1
+    assert np.abs(z.var(axis=(0, 1)) - 1).max() < 0.1
+
+
 def test_variables_of_many_draws_in_parts():
     function = BatchedFunction(lambda x: {"b": x.sum(), "a": jnp.outer(x, x)}, 3, "float64")
     function._most_rows = 10
@@ -387,11 +408,11 @@ def test_no_private_part_of_jax_is_needed(monkeypatch):
     C = jnp.asarray([0.25, 0.5])
     points = np.random.default_rng(0).normal(size=(4, 3))
     prompt = density()(points)
-    _jax_batch._prompt_device.cache_clear()
+    _jax_batch.prompt_device.cache_clear()
     monkeypatch.setattr(_jax_batch.importlib, "import_module", lambda name: 1 / 0)
     try:
-        assert _jax_batch._prompt_device() is None
+        assert _jax_batch.prompt_device() is None
         for ours, plain in zip(prompt, density()(points), strict=True):
             np.testing.assert_array_equal(ours, plain)
     finally:
-        _jax_batch._prompt_device.cache_clear()
+        _jax_batch.prompt_device.cache_clear()

@@ -7,11 +7,24 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-__all__ = ["DTYPES", "BatchedDensity", "BatchedFunction", "Dtype", "precision", "shape_of", "trace", "traced_in"]
+__all__ = [
+    "DTYPES",
+    "BatchedDensity",
+    "BatchedFunction",
+    "Dtype",
+    "JaxProgram",
+    "precision",
+    "prompt_device",
+    "shape_of",
+    "trace",
+    "traced_in",
+    "width_for",
+]
 
 Dtype = Literal["float64", "float32"]
 
@@ -113,7 +126,7 @@ def _on_device(arrays: Sequence[Any], dtype: Dtype, device: Any = None) -> list[
 
 
 @functools.cache
-def _prompt_device() -> Any:
+def prompt_device() -> Any:
     """Return a CPU device on which a call is made by the thread that asks for it; None where JAX has no such thing.
 
     The CPU device of JAX hands each call over to another thread. That takes longer than the gradient of a small model,
@@ -131,6 +144,33 @@ def _prompt_device() -> Any:
         return device if np.array_equal(np.asarray(on_it), [2.0, 2.0]) else None
     except Exception:  # No part of JAX's public interface, so anything may go wrong there.
         return None
+
+
+@dataclass(frozen=True)
+class JaxProgram:
+    """A log density and its gradient at many points, for devices that JAX's arrays live on.
+
+    Parameters
+    ----------
+    function
+        From points of shape (k, n_dim), constants and data to log densities and gradients.
+    constants, data
+        Its other arguments.
+    dtype
+        What it computes in.
+    compiled
+        What was made of it, by name; kept as long as the model.
+    """
+
+    function: Callable[[Any, Sequence[Any], Sequence[Any]], tuple[Any, Any]]
+    constants: Sequence[Any]
+    data: Sequence[Any]
+    dtype: Dtype
+    compiled: dict[str, Any]
+
+    def on(self, device: Any) -> tuple[list[Any], list[Any]]:
+        """Return constants and data on a device."""
+        return _on_device(self.constants, self.dtype, device), _on_device(self.data, self.dtype, device)
 
 
 class BatchedDensity:
@@ -159,11 +199,13 @@ class BatchedDensity:
 
         point = jax.ShapeDtypeStruct((n_dim,), dtype)
         traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
-        self._device = _prompt_device()
+        self._device = prompt_device()
         where: dict[str, Any] = (
             {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
         )
         self._function = jax.jit(every, **where)
+        self._every = every
+        self._compiled: dict[str, Any] = {}
         self._constants = _on_device(constants, dtype, self._device)
         self._dtype = dtype
 
@@ -182,9 +224,13 @@ class BatchedDensity:
             nonlocal most
             rows = len(points)
             most = max(most, rows)
-            return self._call(points, held, _width(rows, most))
+            return self._call(points, held, width_for(rows, most))
 
         return evaluate
+
+    def program(self, data: Sequence[np.ndarray] = ()) -> JaxProgram:
+        """Return what a device of JAX needs."""
+        return JaxProgram(self._every, self._constants, data, self._dtype, self._compiled)
 
     def _call(self, points: np.ndarray, data: Sequence[Any], width: int) -> tuple[np.ndarray, np.ndarray]:
         rows = len(points)
@@ -194,7 +240,7 @@ class BatchedDensity:
             return np.asarray(logp)[:rows], np.asarray(gradient)[:rows]
 
 
-def _width(rows: int, most: int) -> int:
+def width_for(rows: int, most: int) -> int:
     """Choose the smallest of ``most`` and its parts by `WIDTH_FACTOR` that has at least ``rows``."""
     width = most
     while width > SMALL_WIDTH and width // WIDTH_FACTOR >= rows:

@@ -122,7 +122,7 @@ class JaxModel(CompiledModel):
 
     def density_for(self, chains: int) -> BatchDensity:
         """Return the same for a run of so many chains."""
-        return BatchDensity(self._batch.for_run(chains=chains))
+        return BatchDensity(self._batch.for_run(chains=chains), program=self._batch.program())
 
     def jax_logp(self) -> Callable[[Any], Any]:
         """Return the log density as a function of JAX of a point of shape (n_dim,).

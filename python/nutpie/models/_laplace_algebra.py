@@ -218,7 +218,7 @@ class Blocks:
 
 
 class Dense:
-    """A full matrix."""
+    """A full matrix; several are factorised one after the other, see `Compiled` of `_laplace_functions`."""
 
     compiled = True
 
@@ -232,9 +232,12 @@ class Dense:
         self._rows, self._cols = pattern.rows, pattern.cols
 
     def factor(self, entries: Any) -> Any:
-        import jax.numpy as jnp
+        import jax
 
-        return jnp.linalg.cholesky(entries[:, self._full], symmetrize_input=False)
+        def one(entries: Any) -> Any:
+            return jax.numpy.linalg.cholesky(entries[self._full], symmetrize_input=False)
+
+        return jax.lax.map(one, entries)
 
     def _pivots(self, factor: Any) -> Any:
         import jax.numpy as jnp
@@ -253,9 +256,13 @@ class Dense:
         return 2.0 * jnp.sum(jnp.log(self._pivots(factor)), axis=1)
 
     def _triangular(self, factor: Any, rhs: Any, *, transposed: bool) -> Any:
+        import jax
         from jax.lax.linalg import triangular_solve
 
-        return triangular_solve(factor, rhs, left_side=True, lower=True, transpose_a=transposed)
+        def one(both: tuple[Any, Any]) -> Any:
+            return triangular_solve(*both, left_side=True, lower=True, transpose_a=transposed)
+
+        return jax.lax.map(one, (factor, rhs))
 
     def solve(self, factor: Any, rhs: Any) -> Any:
         half = self._triangular(factor, rhs[:, :, None], transposed=False)

@@ -163,6 +163,15 @@ class Compiled:
         return jax.jit(function) if self._algebra.compiled else function
 
     @property
+    def _in_turn(self) -> bool:
+        """Whether points are computed one after the other.
+
+        LAPACK calls of JAX 0.10 for several matrices wait for the threads that they run on: two of them at once never
+        come to an end on a machine with two cores. Densities with dense Hessians are full of such calls.
+        """
+        return self._pattern.kind == "dense"
+
+    @property
     def _xp(self) -> Any:
         if not self._algebra.compiled:
             return np
@@ -188,7 +197,8 @@ class Compiled:
         if name not in self._pieces:
             import jax
 
-            function = jax.vmap(getattr(self._functions, name), in_axes=in_axes)
+            function = getattr(self._functions, name)
+            function = _one_by_one(function, in_axes) if self._in_turn else jax.vmap(function, in_axes=in_axes)
             self._pieces[name] = function if self._algebra.compiled else _of_numpy(function)
         return self._pieces[name]
 
@@ -242,6 +252,23 @@ class Compiled:
 
         by_phi = np.asarray(jax.jit(jax.vmap(mixed, in_axes=(None, None, 0)))(theta, phi[0], np.eye(d)))
         return np.asarray(self._whole(solved)(np.asarray(state.entries)[:1], by_phi))
+
+
+def _one_by_one(function: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
+    """Return what ``jax.vmap`` returns, without arrays of several points."""
+    import jax
+
+    def mapped(*arguments: Any) -> Any:
+        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
+        rows = tuple(a for a, axis in zip(arguments, axes, strict=True) if axis == 0)
+
+        def of_row(row: tuple[Any, ...]) -> Any:
+            each = iter(row)
+            return function(*(next(each) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
+
+        return jax.lax.map(of_row, rows)
+
+    return mapped
 
 
 def _of_numpy(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -110,8 +110,8 @@ def logp_and_gradient(
     Returns
     -------
     jit_fn
-        Numba dispatcher or function of JAX ``(x, *data, *constants) -> (logp, gradient)``, without the gradient if it
-        is not wanted.
+        Numba dispatcher ``(x, *data, *constants) -> (logp, gradient)``, without the gradient if it is not wanted; or
+        function of JAX of the same, but with the value of each block in the place of x.
     shared
         The shared variables whose values are ``data``.
     constants
@@ -123,16 +123,22 @@ def logp_and_gradient(
     logp: Any = pt.as_tensor(model.logp(), allow_xtensor_conversion=True).astype("float64")
     if mode == "NUMBA":  # JAX cannot raise exceptions, and takes the nearest element that there is
         logp = guard_indices(logp, values)
-    results = [logp, _gradient(logp, values)] if with_gradient else [logp]
+    results = frozen_other_inputs([logp, _gradient(logp, values)] if with_gradient else [logp])
+
+    def with_values(parts: Sequence[Any]) -> list[Any]:
+        taken = {value: as_type_of(value, part) for value, part in zip(values, parts, strict=True)}
+        return clone_replace(results, taken, rebuild_strict=False)
 
     x = pt.vector("x", shape=(blocks[-1].stop if blocks else 0,), dtype="float64")
-    parts = {
-        value: as_type_of(value, x[block.start : block.stop].reshape(block.shape))
-        for value, block in zip(values, blocks, strict=True)
-    }
-    outputs = clone_replace(frozen_other_inputs(results), parts, rebuild_strict=False)
+    inputs: list[Any] = [x]
+    outputs = with_values(split_point(x, blocks))
     shared = data_inputs(outputs)
     indices = IndexChecks(outputs[0], x, shared)
+    if mode == "JAX":
+        # Derivatives by some of the values then cost nothing where the others alone matter, which JAX cannot know of
+        # slices of one array.
+        inputs = [pt.tensor(block.value_name, shape=block.shape, dtype="float64") for block in blocks]
+        outputs = with_values(inputs)
     outputs, data = _without_shared(outputs, shared)
     # Folds what depends on constants only, before these are made inputs.
     folded: Any = rewrite_graph(outputs, include=REWRITES)
@@ -140,7 +146,7 @@ def logp_and_gradient(
     with model:
         # PyMC's compile rather than PyTensor's: in the context of the model it turns the checks of parameters into
         # densities of zero, or drops them if the model has check_bounds=False.
-        function = pymc_compile([x, *data, *constant_inputs], outputs, mode=mode, on_unused_input="ignore")
+        function = pymc_compile([*inputs, *data, *constant_inputs], outputs, mode=mode, on_unused_input="ignore")
     return function.vm.jit_fn, shared, constants, indices
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nutpie.models._jax_batch import BatchedDensity
-from nutpie.models._layout import Block
+from nutpie.models._layout import Block, split_point
 from nutpie.models._pymc_graph import logp_and_gradient
 from nutpie.models.base import BatchDensity
 
@@ -36,9 +36,10 @@ class JaxLogp:
     """
 
     def __init__(self, model: Any, blocks: Sequence[Block], gradient_backend: Literal["pytensor", "jax"]) -> None:
-        self._function, self.shared, self._constants, self.indices = logp_and_gradient(
+        function, self.shared, self._constants, self.indices = logp_and_gradient(
             model, blocks, mode="JAX", with_gradient=gradient_backend == "pytensor"
         )
+        self._function = lambda point, *rest: function(*split_point(point, blocks), *rest)
         self._differentiate = gradient_backend == "jax"
         self._n_dim = blocks[-1].stop if blocks else 0
         # By lengths and numbers, which may be lengths of something: JAX has to know them when it compiles.
@@ -52,10 +53,13 @@ class JaxLogp:
         if key not in self._compiled:
             self._compiled[key] = BatchedDensity(self._with_numbers(arrays), self._n_dim, "float64", data)
         batch = self._compiled[key]
-        return lambda chains: BatchDensity(batch.for_run(data, chains=chains))
+        return lambda chains: BatchDensity(batch.for_run(data, chains=chains), program=batch.program(data))
 
     def logp(self, values: Sequence[np.ndarray]) -> Callable[[Any], Any]:
-        """Return the log density at one point as a function of JAX, with these values of the shared variables."""
+        """Return the log density at one point as a function of JAX, with these values of the shared variables.
+
+        The point may be a tuple of its parts, a flat array for each free variable.
+        """
         return lambda point: self._function(point, *values, *self._constants)[0]
 
     def _with_numbers(self, example: Sequence[np.ndarray]) -> Callable[..., tuple[Any, Any]]:

@@ -6,11 +6,14 @@ import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from nutpie import _lib
+
+if TYPE_CHECKING:
+    from nutpie.models._jax_batch import JaxProgram
 
 __all__ = ["BatchDensity", "CompiledModel", "Density", "DrawContext", "PointwiseDensity", "Variable"]
 
@@ -91,6 +94,8 @@ class BatchDensity:
         faster than one. Then each thread runs an equal share of the chains; otherwise one thread runs all.
     messages
         As of `Density`.
+    program
+        The same as a function of JAX, for ``device="jax"``.
     """
 
     function: Callable[[np.ndarray], tuple[Any, Any]]
@@ -98,6 +103,7 @@ class BatchDensity:
     lockstep: bool = True
     releases_gil: bool = False
     messages: Callable[[], Sequence[tuple[str, int]]] | None = field(default=None, repr=False)
+    program: JaxProgram | None = field(default=None, repr=False)
 
     def evaluate(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         """Return log density and gradient at a point of shape (n_dim,); NaN where there is a recoverable error."""

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from nutpie._arguments import choice, flag, whole_number
-from nutpie.models._jax_model import JaxModel
 from nutpie.models._laplace_blocks import hyper_shifts, judge_blocks
 from nutpie.models._laplace_check import LOG_RATIO, PARTS, add_laplace_group
 from nutpie.models._laplace_marginal import LaplaceMarginal
@@ -223,14 +222,9 @@ class CompiledLaplaceModel(CompiledModel):
     def _make_marginal(self, kind: Kind | None, max_iterations: int) -> LaplaceMarginal:
         logp: Callable[[Any], Any] = self._joint.jax_logp()
         latent, hyper = self._latent, self._hyper
-        order = np.argsort(np.concatenate([hyper, latent]))
 
         def log_joint(theta: Any, phi: Any) -> Any:
-            import jax.numpy as jnp
-
-            if isinstance(self._joint, JaxModel):
-                return logp(self._parts(theta, phi))
-            return logp(jnp.concatenate([phi, theta])[order])
+            return logp(self._parts(theta, phi))
 
         def points(attempt: int) -> tuple[np.ndarray, np.ndarray]:
             point = self._start if attempt == 0 and self._start is not None else self._full_start((0, attempt))
@@ -315,9 +309,7 @@ class CompiledLaplaceModel(CompiledModel):
 
     def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
         """Draw the latent variables and compute the variables of the result; random numbers depend on the draw."""
-        draws = np.ascontiguousarray(draws, dtype=np.float64)
-        if draws.ndim != 2 or draws.shape[1] != self.n_dim:
-            raise ValueError(f"draws have shape {draws.shape}, (n, {self.n_dim}) is needed")
+        draws = self._checked_draws(draws)
         wanted = self.warmup_variables if context.warmup else self.variables
         found = {v.name: np.empty((len(draws), *v.shape), v.dtype) for v in wanted}
         rows = max(1, EXPAND_BYTES // (8 * (self.n_dim + self.n_latent)))
@@ -352,11 +344,7 @@ class CompiledLaplaceModel(CompiledModel):
         """Draw a random start on the unconstrained scale, of shape (n_dim,)."""
         return self._full_start(seed)[self._hyper]
 
-    def unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
-        """Replace a part of an unconstrained point by values of hyper-parameters; see `CompiledModel.unconstrain`."""
-        base = np.asarray(base, dtype=np.float64)
-        if base.shape != (self.n_dim,):
-            raise ValueError(f"base has shape {base.shape}, ({self.n_dim},) is needed")
+    def _unconstrain(self, values: Mapping[str, Any], base: np.ndarray) -> np.ndarray:
         full = np.empty(self.n_dim + self.n_latent)
         full[self._hyper], full[self._latent] = base, self.marginal.reference_mode
         changed = self._joint.unconstrain(values, full)

@@ -279,6 +279,9 @@ class CompiledPyMCModel(CompiledModel):
     def jax_logp(self) -> Callable[[Any], Any]:
         """Return the log density as a function of JAX of a point of shape (n_dim,).
 
+        Or of a tuple of its parts, a flat array for each free variable: derivatives by some of them then cost nothing
+        where the others alone matter, which JAX cannot know of slices of one array.
+
         Raises
         ------
         TypeError

@@ -70,6 +70,8 @@ pub struct Block {
     pools: Vec<Pool>,
     batch: Batch,
     active: Vec<usize>,
+    /// Chains whose draw is complete.
+    drawn: Vec<usize>,
     refreshes: Vec<Refresh>,
     refreshed: Vec<usize>,
     renewals: Vec<Renewal>,
@@ -114,6 +116,7 @@ impl Block {
             pools: vec![Pool::default(); pools],
             batch: Batch::new(n, n * settings.sampler.spans(settings)),
             active: Vec::with_capacity(n),
+            drawn: Vec::with_capacity(n),
             refreshes: Vec::with_capacity(n),
             refreshed: Vec::with_capacity(n),
             renewals: Vec::with_capacity(n),
@@ -324,18 +327,24 @@ impl Block {
             return Ok(());
         }
         batch.run(&mut **dev, &mut **density, &arrays.phase, &arrays.metrics)?;
+        self.drawn.clear();
+        self.places.clear();
         for (arrival, &index) in batch.arrivals().zip(&self.active) {
+            if let Some(place) = chains[index].absorb(&arrival, &mut **dev, arrays)? {
+                self.drawn.push(index);
+                self.places.push(place);
+            }
+        }
+        if self.drawn.is_empty() {
+            return Ok(());
+        }
+        let distances = &mut self.kinetic[..self.places.len()];
+        dev.fisher_distance(&arrays.phase, &arrays.metrics, &self.places, distances)?;
+        for (&index, distance) in self.drawn.iter().zip(distances) {
             let chain = &mut chains[index];
             let tuning = chain.tuning();
-            if let Some(outcome) = chain.absorb(&arrival, &mut **dev, arrays, store)? {
-                finished(Finished {
-                    index,
-                    outcome,
-                    step_size: chain.step_size(),
-                    tuning,
-                    last: chain.done(),
-                });
-            }
+            let outcome = chain.finish_draw(*distance, &mut **dev, arrays, store)?;
+            finished(Finished { index, outcome, step_size: chain.step_size(), tuning, last: chain.done() });
         }
         Ok(())
     }

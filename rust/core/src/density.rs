@@ -6,8 +6,9 @@
 
 use std::ffi::c_void;
 
-use crate::device::{Device, Phase, Row};
+use crate::device::{Device, Metrics, Phase, Row};
 use crate::error::{Error, Result};
+use crate::integrate::{Asked, Found};
 
 /// Version of the C ABI, `NUTPIE_ABI_VERSION` of `nutpie.h`.
 pub const ABI_VERSION: u32 = 2;
@@ -58,6 +59,21 @@ pub trait Density: Send {
         rows: &[usize],
         logp: &mut [f64],
     ) -> Result<()>;
+
+    /// One step of each active chain: what the device does before the gradient, the gradient, and what it does after. A
+    /// density that lives on the device may do all that in one call.
+    fn round(
+        &mut self,
+        dev: &mut dyn Device,
+        phase: &Phase,
+        metrics: &Metrics,
+        asked: &Asked<'_>,
+        found: &mut Found<'_>,
+    ) -> Result<()> {
+        asked.before(dev, phase, metrics)?;
+        self.logp_grad(dev, phase, asked.rows, found.logp)?;
+        asked.after(dev, phase, metrics, found)
+    }
 }
 
 /// A [`HostDensity`] on any device: in place where the device has host memory, otherwise through a copy.

@@ -23,7 +23,11 @@ pub enum Error {
     #[error("the saved state of a chain does not fit: {0}")]
     State(String),
 
-    /// The device could not do what was asked, for example for want of memory.
+    /// Something does not fit into the memory of the host or of a device.
+    #[error("out of memory: {0}")]
+    Memory(String),
+
+    /// The device is not there, or could not do what was asked.
     #[error("{0}")]
     Device(String),
 

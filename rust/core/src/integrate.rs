@@ -101,9 +101,99 @@ impl Arrival<'_> {
     }
 }
 
+/// What the steps of a round ask of the device, in the order in which it is done. The gradient at `rows` comes between.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// First halves of leapfrog steps.
+    pub steps: &'a [Step],
+    /// First halves of exact-normal steps.
+    pub turns: &'a [Turn],
+    /// Isokinetic steps.
+    pub glides: &'a [Glide],
+    /// The new points of all steps.
+    pub rows: &'a [usize],
+    /// Those of isokinetic steps.
+    pub places: &'a [Place],
+    /// Those of leapfrog steps, which have the spans.
+    pub leaves: &'a [Leaf],
+    /// Spans that are measured with the leaves.
+    pub spans: &'a [Span],
+    /// Points whose spans are measured after the steps.
+    pub reaches: &'a [Reach],
+    /// These spans.
+    pub reached: &'a [Span],
+}
+
+/// Where what the steps of a round find goes, list by list of [`Asked`].
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// Log densities at the rows.
+    pub logp: &'a mut [f64],
+    /// Kinetic energies and inner products of the places.
+    pub of_places: (&'a mut [f64], &'a mut [Dots]),
+    /// Kinetic energies of the leaves, and inner products of the spans.
+    pub of_leaves: (&'a mut [f64], &'a mut [Dots]),
+    /// Kinetic energies at the ends of the turns.
+    pub of_turns: &'a mut [f64],
+    /// Inner products of the spans that are measured after the steps.
+    pub reached: &'a mut [Dots],
+}
+
+impl Asked<'_> {
+    /// What comes before the gradient.
+    pub fn before(&self, dev: &mut dyn Device, phase: &Phase, metrics: &Metrics) -> Result<()> {
+        if !self.steps.is_empty() {
+            dev.kick_drift(phase, metrics, self.steps)?;
+        }
+        if !self.turns.is_empty() {
+            dev.turn(phase, metrics, self.turns)?;
+        }
+        if !self.glides.is_empty() {
+            dev.glide(phase, metrics, self.glides)?;
+        }
+        Ok(())
+    }
+
+    /// What comes after it.
+    pub fn after(
+        &self,
+        dev: &mut dyn Device,
+        phase: &Phase,
+        metrics: &Metrics,
+        found: &mut Found<'_>,
+    ) -> Result<()> {
+        if !self.places.is_empty() {
+            let (kinetic, dots) = &mut found.of_places;
+            dev.products(phase, metrics, self.places, kinetic, dots)?;
+        }
+        if !self.leaves.is_empty() {
+            let (kinetic, dots) = &mut found.of_leaves;
+            dev.finish_leaf(phase, metrics, self.leaves, self.spans, kinetic, dots)?;
+        }
+        if !self.turns.is_empty() {
+            dev.finish_turn(phase, metrics, self.turns, found.of_turns)?;
+        }
+        self.reach(dev, phase, metrics, found)
+    }
+
+    /// Measure the spans that are measured after the steps.
+    pub fn reach(
+        &self,
+        dev: &mut dyn Device,
+        phase: &Phase,
+        metrics: &Metrics,
+        found: &mut Found<'_>,
+    ) -> Result<()> {
+        if !self.reaches.is_empty() {
+            dev.reach(phase, metrics, self.reaches, self.reached, found.reached)?;
+        }
+        Ok(())
+    }
+}
+
 /// Where what a step found is: an index into the lists of its kind, and a range of inner products.
 #[derive(Clone, Copy, Debug)]
-enum Found {
+enum Where {
     /// A leapfrog step, its spans measured with it.
     Leaf(usize, [usize; 2]),
     /// A leapfrog step, its spans measured after it.
@@ -140,7 +230,7 @@ pub struct Batch {
     /// In the order of the requests: the row of the new point, its log density, and where the rest is.
     rows: Vec<usize>,
     logp: Vec<f64>,
-    found: Vec<Found>,
+    found: Vec<Where>,
     steps: Vec<Step>,
     leaves: Vec<Leaf>,
     spans: Spans,
@@ -203,14 +293,14 @@ impl Batch {
     /// Add a leapfrog step, and the spans to be measured when it is done.
     pub fn push(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
         let range = self.spans.add(spans);
-        self.found.push(Found::Leaf(self.leaves.len(), range));
+        self.found.push(Where::Leaf(self.leaves.len(), range));
         self.push_leapfrog(request, range[1] - range[0]);
     }
 
     /// Add a leapfrog step that is part of a larger one of size `reach`, with spans of larger ones ([`Reach`]).
     pub fn push_part(&mut self, request: Request, reach: f64, spans: impl Iterator<Item = Span>) {
         let range = self.reach(request.metric, request.to, reach, spans);
-        self.found.push(Found::Reached(self.leaves.len(), range));
+        self.found.push(Where::Reached(self.leaves.len(), range));
         self.push_leapfrog(request, 0);
     }
 
@@ -218,7 +308,7 @@ impl Batch {
     pub fn push_turn(&mut self, request: Request, spans: impl Iterator<Item = Span>) {
         let Request { metric, from, to, step, .. } = request;
         let range = self.reach(metric, to, step, spans);
-        self.found.push(Found::Turned(self.turns.len(), range));
+        self.found.push(Where::Turned(self.turns.len(), range));
         self.turns.push(Turn { metric, from, to, kick: 0.5 * step, angle: step });
         self.rows.push(to);
     }
@@ -240,7 +330,7 @@ impl Batch {
 
     /// Add an isokinetic step.
     pub fn push_glide(&mut self, glide: Glide) {
-        self.found.push(Found::Glided(self.places.len()));
+        self.found.push(Where::Glided(self.places.len()));
         self.places.push(Place { metric: glide.metric, row: glide.to });
         self.rows.push(glide.to);
         self.glides.push(glide);
@@ -265,32 +355,26 @@ impl Batch {
         metrics: &Metrics,
     ) -> Result<()> {
         self.make_room();
-        if !self.steps.is_empty() {
-            dev.kick_drift(phase, metrics, &self.steps)?;
-        }
-        if !self.turns.is_empty() {
-            dev.turn(phase, metrics, &self.turns)?;
-        }
-        if !self.glides.is_empty() {
-            dev.glide(phase, metrics, &self.glides)?;
-        }
-        density.logp_grad(dev, phase, &self.rows, &mut self.logp)?;
-        if !self.places.is_empty() {
-            let (kinetic, dots) = &mut self.of_places;
-            dev.products(phase, metrics, &self.places, kinetic, dots)?;
-        }
-        if !self.leaves.is_empty() {
-            let Spans { asked, dots } = &mut self.spans;
-            dev.finish_leaf(phase, metrics, &self.leaves, asked, &mut self.kinetic, dots)?;
-        }
-        if !self.turns.is_empty() {
-            dev.finish_turn(phase, metrics, &self.turns, &mut self.of_turns)?;
-        }
-        if !self.reaches.is_empty() {
-            let Spans { asked, dots } = &mut self.reached;
-            dev.reach(phase, metrics, &self.reaches, asked, dots)?;
-        }
-        Ok(())
+        let asked = Asked {
+            steps: &self.steps,
+            turns: &self.turns,
+            glides: &self.glides,
+            rows: &self.rows,
+            places: &self.places,
+            leaves: &self.leaves,
+            spans: &self.spans.asked,
+            reaches: &self.reaches,
+            reached: &self.reached.asked,
+        };
+        let (kinetic, dots) = &mut self.of_places;
+        let mut found = Found {
+            logp: &mut self.logp,
+            of_places: (kinetic, dots),
+            of_leaves: (&mut self.kinetic, &mut self.spans.dots),
+            of_turns: &mut self.of_turns,
+            reached: &mut self.reached.dots,
+        };
+        density.round(dev, phase, metrics, &asked, &mut found)
     }
 
     fn make_room(&mut self) {
@@ -310,10 +394,10 @@ impl Batch {
         let (of_places, dots) = &self.of_places;
         self.found.iter().zip(&self.logp).map(move |(found, &logp)| {
             let (kinetic, dots) = match *found {
-                Found::Leaf(i, [from, to]) => (self.kinetic[i], &self.spans.dots[from..to]),
-                Found::Reached(i, [from, to]) => (self.kinetic[i], &self.reached.dots[from..to]),
-                Found::Turned(i, [from, to]) => (self.of_turns[i], &self.reached.dots[from..to]),
-                Found::Glided(i) => (of_places[i], &dots[i..=i]),
+                Where::Leaf(i, [from, to]) => (self.kinetic[i], &self.spans.dots[from..to]),
+                Where::Reached(i, [from, to]) => (self.kinetic[i], &self.reached.dots[from..to]),
+                Where::Turned(i, [from, to]) => (self.of_turns[i], &self.reached.dots[from..to]),
+                Where::Glided(i) => (of_places[i], &dots[i..=i]),
             };
             Arrival { logp, kinetic, dots }
         })

@@ -9,7 +9,7 @@ use common::{Collected, Uneven, reproducible};
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Finished, Pooling, Start};
 use nutpie_core::density::{Density, OnHost};
-use nutpie_core::device::{Cpu, Device, Phase};
+use nutpie_core::device::{Cpu, Device, DeviceOptions, Phase, open};
 use nutpie_core::error::{Error, Result};
 use nutpie_core::kernel::Sampler;
 use nutpie_core::run::{Control, Output, Run};
@@ -70,6 +70,7 @@ fn execute(
         keep: Keep::default(),
         cores,
         per_block,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density: &density,
         on_thread: &|work| work(),
     };

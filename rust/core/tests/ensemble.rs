@@ -10,9 +10,10 @@ use nutpie_core::adapt::pool::Pool;
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::ChainState;
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
-use nutpie_core::device::Cpu;
+use nutpie_core::device::{Cpu, DeviceOptions, open};
 use nutpie_core::error::Error;
 use nutpie_core::kernel::{Kind, Sampler};
+use nutpie_core::metric::Metric;
 use nutpie_core::run::{Control, Output, Run};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::Keep;
@@ -43,6 +44,7 @@ fn execute<D: HostDensity + Clone + Sync + 'static>(
         keep: Keep::default(),
         cores,
         per_block,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density: &density,
         on_thread: &|work| work(),
     };
@@ -114,6 +116,73 @@ fn ensembles_go_on_as_if_they_had_never_stopped() {
                 block.round(&mut rest, |_| ()).unwrap();
             }
             assert!(rest == whole, "{metric:?} resumed after draws {draws:?}");
+        }
+    }
+}
+
+/// Standard normals, each correlated with its neighbour by 0.95.
+#[derive(Clone)]
+struct Pairs;
+
+impl HostDensity for Pairs {
+    fn dim(&self) -> usize {
+        DIM
+    }
+
+    fn logp_grad(&mut self, x: &[f64], grad: &mut [f64]) -> Result<f64, Failure> {
+        let (r, mut logp) = (0.95, 0.0);
+        for i in 0..DIM {
+            grad[i] = (r * x[i ^ 1] - x[i]) / (1.0 - r * r);
+            logp += 0.5 * x[i] * grad[i];
+        }
+        Ok(logp)
+    }
+}
+
+/// Momenta of the chains that keep theirs, each with its chain's metric.
+fn momenta(block: &Block) -> Vec<Option<(Vec<f64>, Metric)>> {
+    let states = (0..CHAINS).map(|i| block.save(i).unwrap().unwrap());
+    states.map(|state| (!state.p.is_empty()).then_some((state.p, state.metric))).collect()
+}
+
+#[test]
+fn momenta_stay_what_they_are_in_the_coordinates_of_the_metric() {
+    for kind in [MomentumMetric::Diag, MomentumMetric::LowRank] {
+        let points = starts();
+        let begun: Vec<Start> = points.iter().zip(0..).map(|(x, id)| Start::at(id, x)).collect();
+        let (density, pooling) = (Box::new(OnHost::new(Pairs)), Pooling::Among(CHAINS));
+        let mut block =
+            Block::start(Box::new(Cpu::new()), density, &settings(kind, 0, 40, 5), &begun, pooling).unwrap();
+        let (mut pool, mut store) = (Pool::default(), Collected::new(CHAINS));
+        let (mut rescaled, mut forgotten) = (0, 0);
+        while !block.done() {
+            if !block.waiting() {
+                block.round(&mut store, |_| ()).unwrap();
+                continue;
+            }
+            let before = momenta(&block);
+            pool.hold(block.members().map(|(_, chain)| chain).collect());
+            block.after_meeting().unwrap();
+            for (chain, (before, after)) in before.into_iter().zip(momenta(&block)).enumerate() {
+                let Some((old_p, old)) = before else { continue };
+                let new = block.metric(chain).unwrap();
+                let Some((new_p, _)) = after else {
+                    assert!(new.rank() > 0 && new != old, "{kind:?} {chain}: fresh momenta for no reason");
+                    forgotten += 1;
+                    continue;
+                };
+                assert_eq!(new.rank() + old.rank(), if new == old { 2 * old.rank() } else { 0 });
+                for i in 0..DIM {
+                    let [a, b] = [old_p[i] * old.stds[i], new_p[i] * new.stds[i]];
+                    assert!((a - b).abs() < 1e-12 * a.abs(), "{kind:?} {chain} {i}: {a} {b}");
+                }
+                rescaled += usize::from(old != new);
+            }
+        }
+        match kind {
+            MomentumMetric::Diag => assert!(rescaled > 100 && forgotten == 0, "{rescaled} {forgotten}"),
+            // Once, when the metric is fixed.
+            MomentumMetric::LowRank => assert_eq!((rescaled, forgotten), (0, CHAINS)),
         }
     }
 }
@@ -241,6 +310,7 @@ fn a_run_that_was_stopped_before_the_ensemble_began_ends() {
         keep: Keep::default(),
         cores: 2,
         per_block: 1,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density: &density,
         on_thread: &|work| work(),
     };

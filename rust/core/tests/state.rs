@@ -12,7 +12,7 @@ use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{ChainState, DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
-use nutpie_core::device::Cpu;
+use nutpie_core::device::{Cpu, DeviceOptions, open};
 use nutpie_core::error::Error;
 use nutpie_core::integrate::Integrator;
 use nutpie_core::kernel::hmc::{HmcSettings, Trajectory};
@@ -40,6 +40,7 @@ fn run_of<'a>(
         keep: Keep::default(),
         cores,
         per_block: 1,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density,
         on_thread: &|work| work(),
     }
@@ -304,6 +305,7 @@ fn dimension_zero_and_no_draws_are_fine() {
         keep: Keep { warmup: false, ..Keep::default() },
         cores: 2,
         per_block: 1,
+        device: &|_| open("cpu", DeviceOptions::default()),
         density: &density,
         on_thread: &|work| work(),
     };

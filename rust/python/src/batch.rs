@@ -143,7 +143,8 @@ fn doubles<'py>(value: &Bound<'py, PyAny>, what: &str, shape: &[usize]) -> PyRes
     Ok(array)
 }
 
-fn fatal(error: impl Into<PyErr>) -> Error {
+/// An error of Python that ends the run.
+pub fn fatal(error: impl Into<PyErr>) -> Error {
     Error::Density(Box::new(error.into()))
 }
 

@@ -2,7 +2,10 @@
 
 mod batch;
 mod density;
+mod pydensity;
+mod pydevice;
 mod run;
+mod source;
 mod sparse;
 mod stan;
 mod tables;
@@ -15,12 +18,14 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("N_STATISTICS", nutpie_core::chain::N_STATISTICS)?;
     m.add_class::<run::Control>()?;
+    m.add_class::<source::SourceFunction>()?;
     m.add_class::<sparse::SparseCholesky>()?;
     m.add_class::<sparse::SparseFactors>()?;
     m.add_class::<stan::StanLibrary>()?;
     m.add_class::<stan::StanModel>()?;
     m.add_class::<stan::StanDensity>()?;
     m.add_function(wrap_pyfunction!(run::sample, m)?)?;
+    m.add_function(wrap_pyfunction!(run::check_device, m)?)?;
     m.add_function(wrap_pyfunction!(density::evaluate, m)?)?;
     m.add_function(wrap_pyfunction!(density::benchmark_logp, m)?)?;
     m.add_function(wrap_pyfunction!(sparse::star_coloring, m)?)?;

@@ -6,7 +6,8 @@ use numpy::{IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, ToP
 use nutpie_core::adapt::pool::Check;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::density::{Density, OnHost};
-use nutpie_core::error::Error;
+use nutpie_core::device::{Device, DeviceOptions, open};
+use nutpie_core::error::{Error, Result as CoreResult};
 use nutpie_core::kernel::Sampler;
 use nutpie_core::metric::Metric;
 use nutpie_core::run::{ChainReport, Control as CoreControl, Output, Run};
@@ -16,8 +17,11 @@ use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt};
 
-use crate::batch::{BatchDensity, BatchFunction};
+use crate::batch::{BatchDensity, BatchFunction, fatal};
 use crate::density::{PyDensity, to_python};
+use crate::pydensity::ResidentDensity;
+use crate::pydevice::PyDevice;
+use crate::source::SourceFunction;
 
 /// Watches and stops a run. It can be used from any thread.
 #[pyclass(frozen, module = "nutpie._lib")]
@@ -199,28 +203,41 @@ fn error_to_python(error: Error) -> PyErr {
     match error {
         Error::Density(source) => to_python(source),
         Error::Setting(_) | Error::Start { .. } | Error::State(_) => PyValueError::new_err(error.to_string()),
-        Error::Device(_) => PyMemoryError::new_err(error.to_string()),
-        Error::Internal(_) => PyRuntimeError::new_err(error.to_string()),
+        Error::Memory(_) => PyMemoryError::new_err(error.to_string()),
+        Error::Device(_) | Error::Internal(_) => PyRuntimeError::new_err(error.to_string()),
     }
 }
 
-/// The two ways to evaluate a density.
+/// The ways to evaluate a density.
 enum Entry {
     /// One point in a call of a C function.
     Pointwise(PyDensity),
     /// Many points in a call of a Python function.
     Batch(Arc<BatchFunction>),
+    /// Where the device is a Python object, by that.
+    Resident(usize),
+    /// In source, by a device that compiles it.
+    Source(Py<SourceFunction>),
 }
 
 impl Entry {
     /// From a `Density` or a `BatchDensity` of `nutpie.models.base`.
-    fn new(density: &Bound<'_, PyAny>, dim: usize) -> PyResult<Self> {
+    fn new(density: &Bound<'_, PyAny>, dim: usize, devices: &Devices) -> PyResult<Self> {
+        if matches!(devices, Devices::Made(_)) {
+            return Ok(Entry::Resident(dim));
+        }
         let get = |name| density.getattr(name);
         if density.hasattr("address")? {
             let found = PyDensity::new(get("address")?.extract()?, get("user_data")?.extract()?, dim)?;
             return Ok(Entry::Pointwise(found));
         }
-        let found = BatchFunction::new(get("function")?.unbind(), get("width")?.extract()?, dim)?;
+        let function = get("function")?;
+        if devices.compile()
+            && let Ok(function) = function.cast::<SourceFunction>()
+        {
+            return Ok(Entry::Source(function.clone().unbind()));
+        }
+        let found = BatchFunction::new(function.unbind(), get("width")?.extract()?, dim)?;
         Ok(Entry::Batch(Arc::new(found)))
     }
 
@@ -228,8 +245,53 @@ impl Entry {
         match self {
             Entry::Pointwise(density) => Box::new(OnHost::new(*density)),
             Entry::Batch(function) => Box::new(BatchDensity(function.clone())),
+            Entry::Resident(dim) => Box::new(ResidentDensity::new(*dim)),
+            Entry::Source(function) => Box::new(function.get().density()),
         }
     }
+}
+
+/// Where chains run; blocks take turns.
+enum Devices {
+    /// Devices of the core by name, and how they work.
+    Named(Vec<String>, DeviceOptions),
+    /// Python functions that make objects for [`PyDevice`].
+    Made(Vec<Py<PyAny>>),
+}
+
+impl Devices {
+    fn new(devices: Vec<Bound<'_, PyAny>>, single: bool) -> PyResult<Self> {
+        let names: Vec<String> = devices.iter().filter_map(|device| device.extract().ok()).collect();
+        match names.len() {
+            0 if !devices.is_empty() => Ok(Devices::Made(devices.into_iter().map(Bound::unbind).collect())),
+            n if n > 0 && n == devices.len() => Ok(Devices::Named(names, DeviceOptions { single })),
+            _ => {
+                Err(PyValueError::new_err("devices are names, or functions that make some, and one at least"))
+            }
+        }
+    }
+
+    /// Whether they compile densities in source.
+    fn compile(&self) -> bool {
+        matches!(self, Devices::Named(names, _) if names.iter().all(|name| name != "cpu"))
+    }
+
+    fn open(&self, block: usize) -> CoreResult<Box<dyn Device>> {
+        match self {
+            Devices::Named(names, options) => open(&names[block % names.len()], *options),
+            Devices::Made(makers) => Python::attach(|py| {
+                let object = makers[block % makers.len()].call0(py).map_err(fatal)?;
+                Ok(Box::new(PyDevice::new(object)) as Box<dyn Device>)
+            }),
+        }
+    }
+}
+
+/// Open a device of the core and close it again. Raises a ValueError that says what is missing.
+#[pyfunction]
+pub fn check_device(py: Python<'_>, name: &str, single: bool) -> PyResult<()> {
+    let opened = py.detach(|| open(name, DeviceOptions { single }).map(drop));
+    opened.map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// What a run leaves behind.
@@ -239,7 +301,8 @@ type Sampled<'py> = (Vec<Bound<'py, PyDict>>, Bound<'py, PyDict>, Option<PyErr>)
 /// one did.
 #[pyfunction]
 #[pyo3(signature = (
-    control, density, starts, options, *, sampler, adaptation, seed, tune, extend, draws, keep, cores, per_block, metrics
+    control, density, starts, options, *, sampler, adaptation, seed, tune, extend, draws, keep, cores, per_block, metrics,
+    devices, single
 ))]
 #[allow(clippy::too_many_arguments)]
 pub fn sample<'py>(
@@ -258,6 +321,8 @@ pub fn sample<'py>(
     cores: usize,
     per_block: usize,
     metrics: Vec<Option<Matrix<'py>>>,
+    devices: Vec<Bound<'py, PyAny>>,
+    single: bool,
 ) -> PyResult<Sampled<'py>> {
     let mut settings = Settings { seed, tune, draws, ..settings_from(sampler, adaptation, options)? };
     settings.adapt.extend = extend;
@@ -267,7 +332,8 @@ pub fn sample<'py>(
         return Err(PyValueError::new_err("the control is for another number of chains"));
     }
     let dim = starts.first().map_or(0, Vec::len);
-    let entry = Entry::new(density, dim)?;
+    let devices = Devices::new(devices, single)?;
+    let entry = Entry::new(density, dim, &devices)?;
     let metrics: Vec<Option<Arc<Metric>>> = metrics
         .iter()
         .map(|matrix| matrix.as_ref().map(|matrix| metric_from(matrix, dim)).transpose())
@@ -281,6 +347,7 @@ pub fn sample<'py>(
             keep,
             cores,
             per_block,
+            device: &|block| devices.open(block),
             density: &|| entry.density(),
             // A thread state for the whole life of the thread, so that an exception set by the density outlives the call
             // in which it was set.

@@ -231,12 +231,14 @@ pub fn largest_eigenvalue(rows: &[Vec<f64>]) -> Option<f64> {
 
 /// An inner product, with several sums at a time.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0.0; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a * b);
+    for (a, b) in a.0.iter().zip(b.0) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
     }
+    let rest: f64 = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum();
     rest + sums.iter().sum::<f64>()
 }
 

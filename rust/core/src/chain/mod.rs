@@ -369,14 +369,14 @@ impl Chain {
         }
     }
 
-    /// Take in the step that was asked for; a complete draw goes to the store. True when there was one.
+    /// Take in the step that was asked for. If that completes a draw, its place, with which to go on at
+    /// [`Chain::finish_draw`].
     pub fn absorb(
         &mut self,
         arrival: &Arrival<'_>,
         dev: &mut dyn Device,
         arrays: &Arrays,
-        store: &mut dyn Store,
-    ) -> Result<Option<Outcome>> {
+    ) -> Result<Option<Place>> {
         self.n_gradients += 1;
         match &mut self.task {
             Task::Search(search) => {
@@ -406,7 +406,11 @@ impl Chain {
                         self.finish_round();
                         Ok(None)
                     }
-                    Next::Draw => self.finish_draw(dev, arrays, store).map(Some),
+                    Next::Draw => {
+                        let outcome = self.kernel.outcome();
+                        (self.current, self.logp) = (outcome.slot, outcome.logp);
+                        Ok(Some(Place { metric: self.index, row: self.current_row() }))
+                    }
                 }
             }
             _ => Ok(None),
@@ -418,27 +422,20 @@ impl Chain {
         self.refused_metrics
     }
 
-    /// Statistics of the metric under which the draw was made.
-    fn metric_statistics(&self, dev: &mut dyn Device, arrays: &Arrays) -> Result<[f64; 3]> {
-        let place = Place { metric: self.index, row: self.current_row() };
-        let mut distance = [0.0];
-        dev.fisher_distance(&arrays.phase, &arrays.metrics, &[place], &mut distance)?;
-        let changes = self.metric_changes + self.adaptation.changes_in_place();
-        Ok([distance[0], changes as f64, self.rank as f64])
-    }
-
-    fn finish_draw(
+    /// Give a complete draw to the adaptation and to the store. `distance` is its [`Device::fisher_distance`].
+    pub fn finish_draw(
         &mut self,
+        distance: f64,
         dev: &mut dyn Device,
         arrays: &Arrays,
         store: &mut dyn Store,
     ) -> Result<Outcome> {
         let outcome = self.kernel.outcome();
-        self.current = outcome.slot;
-        self.logp = outcome.logp;
         let row = self.current_row();
         let tuning = self.tuning();
-        let [distance, changes, rank] = self.metric_statistics(dev, arrays)?;
+        // Of the metric under which the draw was made.
+        let changes = (self.metric_changes + self.adaptation.changes_in_place()) as f64;
+        let rank = self.rank as f64;
         let draw_of_phase = if tuning { self.draw } else { self.draw - self.tune() };
         if tuning {
             self.warmup_gradients = self.n_gradients;

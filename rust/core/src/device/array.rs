@@ -117,5 +117,5 @@ impl<'a> Shared<'a> {
 }
 
 fn too_large(rows: usize, dim: usize) -> Error {
-    Error::Device(format!("out of memory: {rows} vectors of {dim} numbers do not fit"))
+    Error::Memory(format!("{rows} vectors of {dim} numbers do not fit"))
 }

@@ -27,6 +27,7 @@ pub use cpu::Cpu;
 pub use open::{DeviceOptions, open};
 pub use raw::{Memory, RawBuffer};
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -272,6 +273,11 @@ pub trait Device: Send {
     /// Where an array lies, for densities that share memory with the device; `None` where it cannot be shared.
     fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
         let _ = buf;
+        None
+    }
+
+    /// The device itself, for densities that are made for one that this crate does not know.
+    fn foreign(&mut self) -> Option<&mut dyn Any> {
         None
     }
 

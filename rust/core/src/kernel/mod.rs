@@ -8,6 +8,7 @@
 //! A new kernel is a file with its settings ([`crate::settings::Configure`]), its statistics and its state machine, an entry
 //! of [`Kind`] and a line in each match of [`Kernel`].
 
+mod common;
 pub mod ghmc;
 pub mod hmc;
 pub mod mams;

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Diverged;
+use super::common;
 use super::transitions::Tuned;
 use crate::device::Span;
 use crate::integrate::{Arrival, Batch, Request};
@@ -93,41 +94,17 @@ pub struct Outcome {
 impl Outcome {
     /// The statistics that the kernel adds to the result; [`Outcome::values`] gives them in this order.
     pub const STATISTICS: &'static [Statistic] = &[
-        Statistic {
-            name: "depth",
-            kind: Kind::UInt,
-            doc: "Number of completed doublings of the trajectory.",
-        },
-        Statistic {
-            name: "maxdepth_reached",
-            kind: Kind::Bool,
-            doc: "Whether the trajectory ended for want of depth.",
-        },
+        common::DEPTH,
+        common::MAXDEPTH_REACHED,
         Statistic {
             name: "index_in_trajectory",
             kind: Kind::Int,
             doc: "Signed number of leapfrog steps from the start of the trajectory to the draw.",
         },
-        Statistic {
-            name: "logp",
-            kind: Kind::Float,
-            doc: "Log density of the draw on the unconstrained scale.",
-        },
-        Statistic {
-            name: "energy",
-            kind: Kind::Float,
-            doc: "Energy of the draw: kinetic energy minus log density.",
-        },
-        Statistic {
-            name: "energy_error",
-            kind: Kind::Float,
-            doc: "Energy of the draw minus energy at the start.",
-        },
-        Statistic {
-            name: "max_energy_error",
-            kind: Kind::Float,
-            doc: "Energy error of largest absolute value among the points of the trajectory.",
-        },
+        common::LOGP,
+        common::ENERGY,
+        common::ENERGY_ERROR,
+        common::MAX_ENERGY_ERROR,
         Statistic {
             name: "mean_tree_accept",
             kind: Kind::Float,

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::common;
 use super::{Diverged, Outcome, padded};
 use crate::rng::Stream;
 use crate::trace::{Kind, Statistic};
@@ -86,11 +87,7 @@ pub(super) struct Sums {
 impl Sums {
     /// The statistics of a draw.
     pub const STATISTICS: &'static [Statistic] = &[
-        Statistic {
-            name: "logp",
-            kind: Kind::Float,
-            doc: "Log density of the draw on the unconstrained scale.",
-        },
+        common::LOGP,
         Statistic {
             name: "energy_error",
             kind: Kind::Float,

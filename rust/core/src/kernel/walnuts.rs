@@ -17,6 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::common;
 use super::nuts::NutsSettings;
 use super::transitions::Tuned;
 use super::{Begin, Diverged, padded};
@@ -166,41 +167,17 @@ pub struct Walnuts {
 impl Walnuts {
     /// The statistics of a draw.
     pub const STATISTICS: &'static [Statistic] = &[
-        Statistic {
-            name: "depth",
-            kind: Kind::UInt,
-            doc: "Number of completed doublings of the trajectory.",
-        },
-        Statistic {
-            name: "maxdepth_reached",
-            kind: Kind::Bool,
-            doc: "Whether the trajectory ended for want of depth.",
-        },
+        common::DEPTH,
+        common::MAXDEPTH_REACHED,
         Statistic {
             name: "index_in_trajectory",
             kind: Kind::Int,
             doc: "Signed number of steps from the start of the trajectory to the draw, each as long as the step size.",
         },
-        Statistic {
-            name: "logp",
-            kind: Kind::Float,
-            doc: "Log density of the draw on the unconstrained scale.",
-        },
-        Statistic {
-            name: "energy",
-            kind: Kind::Float,
-            doc: "Energy of the draw: kinetic energy minus log density.",
-        },
-        Statistic {
-            name: "energy_error",
-            kind: Kind::Float,
-            doc: "Energy of the draw minus energy at the start.",
-        },
-        Statistic {
-            name: "max_energy_error",
-            kind: Kind::Float,
-            doc: "Energy error of largest absolute value among the points of the trajectory.",
-        },
+        common::LOGP,
+        common::ENERGY,
+        common::ENERGY_ERROR,
+        common::MAX_ENERGY_ERROR,
         Statistic {
             name: "mean_tree_accept",
             kind: Kind::Float,

@@ -12,7 +12,6 @@ use crate::adapt::Adaptation;
 use crate::adapt::pool::Pool;
 use crate::block::{Block, Pooling, Start};
 use crate::chain::{Chain, N_STATISTICS};
-use crate::device::Cpu;
 use crate::error::{Error, Result};
 use crate::trace::{ChainTrace, MemoryStore};
 
@@ -250,7 +249,8 @@ impl<'a> Crew<'a> {
     }
 
     fn begin(&self, chains: Range<usize>) -> Result<Running> {
-        let Run { settings, starts, metrics, density, .. } = *self.run;
+        let Run { settings, starts, metrics, device, density, .. } = *self.run;
+        let number = chains.start / self.run.block_size();
         let stores = chains.clone().map(|chain| self.store(chain)).collect::<Result<_>>()?;
         let start = |chain: usize| Start {
             chain: chain as u64,
@@ -261,7 +261,7 @@ impl<'a> Crew<'a> {
         let pooled = self.run.is_ensemble()
             || settings.adapt.scheme.is_pooled() && settings.adapt.pool && starts.len() > 1;
         let pooling = if pooled { Pooling::Among(starts.len()) } else { Pooling::Here };
-        let block = Block::start(Box::new(Cpu::new()), density(), settings, &begun, pooling)?;
+        let block = Block::start(device(number)?, density(), settings, &begun, pooling)?;
         Ok(Running { block, stores })
     }
 

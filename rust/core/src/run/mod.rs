@@ -13,7 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use crate::adapt::pool::Pool;
 use crate::density::Density;
-use crate::error::Error;
+use crate::device::Device;
+use crate::error::{Error, Result};
 use crate::kernel::Sampler;
 use crate::metric::Metric;
 use crate::settings::Settings;
@@ -146,7 +147,7 @@ pub struct Output {
     pub error: Option<Error>,
 }
 
-/// A run of many chains in blocks, each on the CPU and on one thread at a time.
+/// A run of many chains in blocks, each on a device of its own and on one thread at a time.
 pub struct Run<'a> {
     /// Settings of all chains.
     pub settings: &'a Settings,
@@ -160,6 +161,8 @@ pub struct Run<'a> {
     pub cores: usize,
     /// Chains that share a density and advance together, one leapfrog step of each at a time.
     pub per_block: usize,
+    /// Opens the device of a block, by the number of the block.
+    pub device: &'a (dyn Fn(usize) -> Result<Box<dyn Device>> + Sync),
     /// Makes the density of a block.
     pub density: &'a (dyn Fn() -> Box<dyn Density> + Sync),
     /// Called on each worker thread; it must call what it is given, once.

@@ -276,7 +276,7 @@ fn buffer(scratch: StackReq) -> Option<MemBuffer> {
 }
 
 fn out_of_memory() -> Error {
-    Error::Device("there is not enough memory for the factor of a sparse matrix".into())
+    Error::Memory("the factor of a sparse matrix does not fit".into())
 }
 
 #[cfg(test)]

@@ -167,9 +167,7 @@ impl MemoryStore {
 }
 
 fn too_many(draws: impl std::fmt::Display, columns: usize) -> Error {
-    Error::Device(format!(
-        "out of memory: {draws} draws of {columns} numbers do not fit; ask for fewer draws, or thin them"
-    ))
+    Error::Memory(format!("{draws} draws of {columns} numbers do not fit; ask for fewer draws, or thin them"))
 }
 
 fn reserve(v: &mut Vec<f64>, draws: usize, columns: usize) -> Result<()> {

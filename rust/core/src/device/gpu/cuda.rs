@@ -154,8 +154,7 @@ impl Runtime for Cuda {
 
     fn alloc(&mut self, bytes: usize) -> Result<Mem> {
         let size = bytes.max(8);
-        let out_of_memory =
-            |e| Error::Device(format!("out of memory: {size} bytes do not fit on the device ({e})"));
+        let out_of_memory = |e| Error::Memory(format!("{size} bytes do not fit on the device ({e})"));
         self.context.bind_to_thread().map_err(failed("binding the context"))?;
         // SAFETY: the address is given back once, by `free`.
         let address = unsafe { result::malloc_sync(size) }.map_err(out_of_memory)?;

@@ -162,9 +162,8 @@ impl Gpu {
 impl Device for Gpu {
     fn alloc(&mut self, rows: usize, dim: usize) -> Result<Buf> {
         let bytes = rows.checked_mul(dim).and_then(|n| n.checked_mul(self.bytes()));
-        let bytes = bytes.ok_or_else(|| {
-            Error::Device(format!("out of memory: {rows} vectors of {dim} numbers do not fit"))
-        })?;
+        let bytes =
+            bytes.ok_or_else(|| Error::Memory(format!("{rows} vectors of {dim} numbers do not fit")))?;
         let mem = self.work.runtime.alloc(bytes)?;
         self.arrays.push(Array { mem, rows, dim, along: Along::default() });
         Ok(Buf(self.arrays.len() - 1))

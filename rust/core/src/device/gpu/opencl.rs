@@ -145,8 +145,8 @@ impl Runtime for OpenCl {
         let size = bytes.max(8);
         let out_of_memory = |e: ClError| {
             let most = self.device.max_mem_alloc_size().unwrap_or(0);
-            Error::Device(format!(
-                "out of memory: {size} bytes do not fit, one array of this device has at most {most} ({e})"
+            Error::Memory(format!(
+                "{size} bytes do not fit, one array of this device has at most {most} ({e})"
             ))
         };
         // SAFETY: no host memory is given.

@@ -125,7 +125,7 @@ impl Work {
     /// Room for the partial sums of `n` sums.
     pub fn partials(&mut self, n: usize, cut: Cut) -> Result<Mem> {
         let length = n.checked_mul(cut.stride() * size_of::<f64>());
-        let length = length.ok_or_else(|| Error::Device("out of memory: too many sums".into()))?;
+        let length = length.ok_or_else(|| Error::Memory("too many sums".into()))?;
         self.partials.at_least(&mut *self.runtime, length)
     }
 

@@ -87,8 +87,19 @@ def test_corrected_draws_are_those_of_sampling_all(case):
             assert (np.abs(means[0] - means[1]) < TOO_MANY * error).all(), name
 
 
-@pytest.mark.parametrize("sampler", ["nuts", "hmc", "walnuts", "mams", "auto"])
-def test_every_sampler_finds_the_posterior_of_a_conjugate_model(sampler):
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("nuts", {}),
+        ("hmc", {}),
+        ("hmc", {"trajectory": "static", "hmc_length": 2.0}),
+        ("hmc", {"trajectory": "multinomial"}),
+        ("walnuts", {}),
+        ("mams", {}),
+        ("auto", {}),
+    ],
+)
+def test_every_sampler_finds_the_posterior_of_a_conjugate_model(sampler, options):
     import jax.numpy as jnp
     from jax.scipy.stats import norm
 
@@ -100,7 +111,7 @@ def test_every_sampler_finds_the_posterior_of_a_conjugate_model(sampler):
         return prior + norm.logpdf(y, theta, 1).sum()
 
     model = nutpie.laplace(log_joint, theta_init=np.zeros(n), phi_init=np.zeros(2), latent_draws=False)
-    idata = nutpie.sample(model, sampler=sampler, seed=5, draws=10_000, progress_bar=False)
+    idata = nutpie.sample(model, sampler=sampler, seed=5, draws=10_000, progress_bar=False, **options)
     grid = np.linspace(-5, 5, 801)
     scale, mean = np.meshgrid(grid, grid, indexing="ij")
     variance = np.exp(2 * scale) + 1

@@ -1,0 +1,100 @@
+//! Densities in source that a device compiles and evaluates.
+
+use std::sync::{Mutex, PoisonError};
+
+use numpy::{
+    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray,
+};
+use nutpie_core::density::Density;
+use nutpie_core::device::gpu::SourceDensity;
+use nutpie_core::device::{Device, DeviceOptions, Phase, Row, open};
+use nutpie_core::error::{Error, Result};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+/// A density in source, which can also be called with points on the host: then a device of its own evaluates them.
+#[pyclass(frozen, module = "nutpie._lib")]
+pub struct SourceFunction {
+    source: String,
+    dim: usize,
+    data: Vec<f64>,
+    device: String,
+    own: Mutex<Option<Own>>,
+}
+
+/// A device for points of the host.
+struct Own {
+    dev: Box<dyn Device>,
+    density: SourceDensity,
+    phase: Phase,
+    rows: usize,
+}
+
+impl Own {
+    fn evaluate(&mut self, x: &[f64], logp: &mut [f64], grad: &mut [f64], dim: usize) -> Result<()> {
+        let Own { dev, density, phase, rows } = self;
+        if logp.len() > *rows {
+            *rows = logp.len();
+            *phase = Phase::alloc(&mut **dev, *rows, dim)?;
+        }
+        for (index, x) in x.chunks_exact(dim).enumerate() {
+            dev.write(Row { buf: phase.x, index }, x)?;
+        }
+        let all: Vec<usize> = (0..logp.len()).collect();
+        density.logp_grad(&mut **dev, phase, &all, logp)?;
+        for (index, grad) in grad.chunks_exact_mut(dim).enumerate() {
+            dev.read(Row { buf: phase.g, index }, grad)?;
+        }
+        Ok(())
+    }
+}
+
+impl SourceFunction {
+    /// For the chains of a block.
+    pub fn density(&self) -> SourceDensity {
+        SourceDensity::new(&self.source, self.dim, self.data.clone())
+    }
+
+    fn evaluate(&self, x: &[f64], logp: &mut [f64], grad: &mut [f64]) -> Result<()> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = match &mut *own {
+            Some(own) => own,
+            none => {
+                let mut dev = open(&self.device, DeviceOptions::default())?;
+                let phase = Phase::alloc(&mut *dev, 1, self.dim)?;
+                none.insert(Own { dev, density: self.density(), phase, rows: 1 })
+            }
+        };
+        own.evaluate(x, logp, grad, self.dim)
+    }
+}
+
+#[pymethods]
+impl SourceFunction {
+    #[new]
+    fn new(source: String, dim: usize, data: PyReadonlyArray1<'_, f64>, device: String) -> PyResult<Self> {
+        if dim == 0 {
+            return Err(PyValueError::new_err("a density needs a parameter"));
+        }
+        Ok(SourceFunction { source, dim, data: data.as_slice()?.to_vec(), device, own: Mutex::new(None) })
+    }
+
+    /// Log densities and gradients at the points that are the rows of `x`.
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        x: PyReadonlyArray2<'py, f64>,
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
+        let &[n, dim] = x.shape() else { return Err(PyValueError::new_err("x must have two dimensions")) };
+        if dim != self.dim {
+            return Err(PyValueError::new_err(format!("points of {dim} numbers, not {}", self.dim)));
+        }
+        let x = x.as_slice()?;
+        let (mut logp, mut grad) = (vec![f64::NAN; n], vec![f64::NAN; n * dim]);
+        py.detach(|| self.evaluate(x, &mut logp, &mut grad)).map_err(|error| match error {
+            Error::Device(_) => PyRuntimeError::new_err(error.to_string()),
+            other => PyValueError::new_err(other.to_string()),
+        })?;
+        Ok((logp.to_pyarray(py), grad.to_pyarray(py).reshape([n, dim])?))
+    }
+}
