@@ -1,6 +1,8 @@
 # The one entry to everything. `make demo` and `make test` set up what they need.
 
 PYTHON ?= python3
+# With more threads pocl 3.1 waits for ever now and then, by an error of condition variables in glibc before 2.41 (BZ 25847).
+export POCL_MAX_PTHREAD_COUNT ?= 1
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A process for each core; a file's tests stay together, since they share compiled models.
