@@ -74,7 +74,7 @@ format: $(VENV)/.installed
 
 # Nanoseconds per leapfrog beside a copy of the same bytes.
 bench:
-	cargo bench --package nutpie-core --bench leapfrog --bench kernels
+	cargo bench --package nutpie-core --bench leapfrog --bench kernels --bench device
 
 # This package beside its peers, each in an environment of its own.
 bench-peers: $(VENV)/.installed
