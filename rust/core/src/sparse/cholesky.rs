@@ -14,7 +14,7 @@ use super::form::{Form, Triangle, buffer, out_of_memory};
 use crate::error::{Error, Result};
 
 /// Multiplications for each entry of L from which on columns with one pattern are taken together: with fewer, blocks
-/// are too small to gain from dense products. A square grid of 40 x 40 has so many.
+/// are too small to gain from dense products. Square grids of 32 x 32 take as long either way.
 const WORTH_BLOCKS: f64 = 25.0;
 
 /// What all matrices of one pattern have in common.
