@@ -16,8 +16,22 @@ __all__ = ["over_rows"]
 
 #: Operations that JAX leaves to LAPACK.
 LAPACK = frozenset(
-    ("cholesky", "triangular_solve", "lu", "eigh", "eig", "svd", "geqrf", "geqp3", "householder_product", "ormqr")
-    + ("hessenberg", "schur", "tridiagonal", "tridiagonal_solve")
+    {
+        "cholesky",
+        "triangular_solve",
+        "lu",
+        "eigh",
+        "eig",
+        "svd",
+        "geqrf",
+        "geqp3",
+        "householder_product",
+        "ormqr",
+        "hessenberg",
+        "schur",
+        "tridiagonal",
+        "tridiagonal_solve",
+    }
 )
 
 
