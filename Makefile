@@ -1,7 +1,7 @@
 # The one entry to everything. `make demo` and `make test` set up what they need.
 
 PYTHON ?= python3
-# With more threads pocl 3.1 waits for ever now and then, by an error of condition variables in glibc before 2.41 (BZ 25847).
+# With more threads pocl 3.1 waits for ever now and then, in a condition variable of glibc 2.36 (probably its bug 25847).
 export POCL_MAX_PTHREAD_COUNT ?= 1
 VENV ?= .venv
 BIN := $(VENV)/bin
