@@ -231,9 +231,10 @@ impl Runtime for OpenCl {
             return Err(Error::Internal(format!("{} arguments for the kernel {name}", args.len())));
         }
         for (i, arg) in args.iter().enumerate() {
-            // SAFETY: kernels take buffers and 64-bit integers, in the order of their source; the driver checks sizes.
             match arg {
+                // SAFETY: this argument is a buffer in the source of the kernel; the driver checks its size.
                 Arg::Mem(mem) => unsafe { kernel.set_arg(i as u32, &self.buffer(*mem)?.get()) },
+                // SAFETY: this one is an integer of 64 bits there.
                 Arg::Int(v) => unsafe { kernel.set_arg(i as u32, v) },
             }
             .map_err(failed(name))?;
