@@ -59,7 +59,7 @@ def _ln(u: Any) -> Any:
     k = (bits >> 52).astype(jnp.float64) - 1023.0 + jnp.where(big, 1.0, 0.0)
     s = (m - 1.0) / (m + 1.0)
     z = s * s
-    series = 2.0 / 19.0
+    series: Any = 2.0 / 19.0
     for odd in (17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0):
         series = series * z + 2.0 / odd
     return k * LN_2 + (2.0 * s + s * z * series)
