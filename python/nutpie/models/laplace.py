@@ -305,7 +305,7 @@ class CompiledLaplaceModel(CompiledModel):
 
     def expand(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Compute the variables of the result from unconstrained draws of shape (n, n_dim)."""
-        return self.expand_draws(draws, DrawContext(seed=0, chain=0, numbers=np.arange(len(draws)), warmup=False))
+        return self.expand_draws(draws, DrawContext.of_no_run(len(draws)))
 
     def expand_draws(self, draws: np.ndarray, context: DrawContext) -> dict[str, np.ndarray]:
         """Draw the latent variables and compute the variables of the result; random numbers depend on the draw."""

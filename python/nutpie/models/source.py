@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from nutpie import _lib
-from nutpie._arguments import flag, whole_number
-from nutpie.models._function_checks import check_entry
-from nutpie.models._function_model import FunctionModel, Parts, start_at
-from nutpie.models._function_variables import checked_coords
-from nutpie.models.base import BatchDensity
-from nutpie.models.function import describe
+from nutpie._arguments import whole_number
+from nutpie.models._function_model import FunctionModel
+from nutpie.models.function import from_logp
 
 __all__ = ["from_source"]
 
@@ -95,7 +92,6 @@ def from_source(
     >>> idata = nutpie.sample(model, device="opencl", seed=1)
     """
     dim = whole_number("dim", dim, least=1)
-    check = flag("check", check)
     text = source.read_text() if isinstance(source, Path) else source
     if not isinstance(text, str) or "logp_grad" not in text:
         raise ValueError("source must define a function logp_grad")
@@ -103,11 +99,14 @@ def from_source(
         raise ValueError(f"device={device!r}: a source is compiled by 'opencl' or 'cuda'")
     _lib.check_device(device, False)
     function = _lib.SourceFunction(text, dim, np.ascontiguousarray(data, dtype=np.float64).ravel(), device)
-    density = BatchDensity(function)
-    start = start_at(dim, initial_point)
-    described, expander, names = describe(dim, variables, dims, coords, expand, start, batched=True)
-    parts = Parts(lambda: density, described, checked_coords(coords, described), expander, start, names)
-    model = FunctionModel(dim, parts)
-    if check:
-        check_entry(model, "the log density")
-    return model
+    return from_logp(
+        function,
+        dim,
+        batched=True,
+        variables=variables,
+        dims=dims,
+        coords=coords,
+        expand=expand,
+        initial_point=initial_point,
+        check=check,
+    )

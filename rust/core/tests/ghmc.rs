@@ -13,6 +13,8 @@ mod kernels;
 mod metrics;
 #[path = "common/validity_plain_kernels.rs"]
 mod plain;
+#[path = "common/validity_points.rs"]
+mod points;
 #[path = "common/validity_reference.rs"]
 #[allow(dead_code)]
 mod reference;
@@ -21,13 +23,10 @@ mod reference;
 mod targets;
 
 use std::panic::catch_unwind;
-use std::sync::Arc;
 
 use harness::{check_seeds, diagonal, finish};
 use kernels::{gaussian, gaussian_functionals, logistic_functionals, normals};
 use metrics::{coupled, momentum};
-use nutpie_core::density::{Density, HostDensity, OnHost};
-use nutpie_core::device::{Cpu, Device, Metrics, Phase, Place, Row};
 use nutpie_core::integrate::Batch;
 use nutpie_core::kernel::ghmc::{Ghmc, GhmcState};
 use nutpie_core::kernel::transitions::Tuned;
@@ -36,65 +35,8 @@ use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use plain::{Persistent, Plain, Slicing};
+use points::{DIM, Points, metrics_to_try, near};
 use targets::{Logistic, Student};
-
-const DIM: usize = 5;
-
-fn metrics_to_try() -> [Metric; 3] {
-    let center = vec![0.3, -1.0, 0.0, 2.0, 0.7];
-    [diagonal(&[1.0, 4.0, 0.25, 9.0, 1.0]), coupled(DIM, 2, 1), coupled(DIM, DIM, 2)]
-        .map(|metric| Metric { center: center.clone(), ..metric })
-}
-
-/// A device with points of a chain.
-struct Points<D> {
-    dev: Cpu,
-    phase: Phase,
-    metrics: Metrics,
-    density: OnHost<D>,
-}
-
-impl<D: HostDensity + Clone + 'static> Points<D> {
-    fn new(density: &D, metric: &Metric, rows: usize) -> Self {
-        let mut dev = Cpu::new();
-        let phase = Phase::alloc(&mut dev, rows, density.dim()).unwrap();
-        let metrics = dev.alloc_metrics(1, density.dim()).unwrap();
-        dev.set_metric(&metrics, 0, &Arc::new(metric.clone())).unwrap();
-        Points { dev, phase, metrics, density: OnHost::new(density.clone()) }
-    }
-
-    /// Write a point; its log density.
-    fn put(&mut self, row: usize, x: &[f64], p: &[f64]) -> f64 {
-        self.dev.write(Row { buf: self.phase.x, index: row }, x).unwrap();
-        self.dev.write(Row { buf: self.phase.p, index: row }, p).unwrap();
-        let mut logp = [0.0];
-        self.density.logp_grad(&mut self.dev, &self.phase, &[row], &mut logp).unwrap();
-        logp[0]
-    }
-
-    fn kinetic(&mut self, row: usize) -> f64 {
-        let (mut kinetic, mut dots) = ([0.0], [[0.0; 2]]);
-        let places = [Place { metric: 0, row }];
-        self.dev.products(&self.phase, &self.metrics, &places, &mut kinetic, &mut dots).unwrap();
-        kinetic[0]
-    }
-
-    fn get(&self, row: usize) -> [Vec<f64>; 2] {
-        [self.phase.x, self.phase.p].map(|buf| {
-            let mut out = vec![0.0; self.density.dim()];
-            self.dev.read(Row { buf, index: row }, &mut out).unwrap();
-            out
-        })
-    }
-
-    fn run(&mut self, batch: &mut Batch) {
-        batch.run(&mut self.dev, &mut self.density, &self.phase, &self.metrics).unwrap();
-    }
-}
-
-fn near(a: &[f64], b: &[f64], tolerance: f64) -> bool {
-    a.iter().zip(b).all(|(a, b)| (a - b).abs() < tolerance * (1.0 + b.abs()))
-}
 
 /// A transition of the kernel with persistent momenta from (x, p, u), of which nothing is renewed: its end.
 fn ghmc_step(
@@ -118,7 +60,7 @@ fn ghmc_step(
     points.run(&mut batch);
     kernel.absorb(&batch.arrivals().next().unwrap());
     let (slot, logp) = kernel.position();
-    let [x, p] = points.get(slot);
+    let [x, p, _] = points.get(slot);
     ([x, p], kernel.state(), points.kinetic(slot) - logp)
 }
 

@@ -13,6 +13,8 @@ mod kernels;
 mod metrics;
 #[path = "common/validity_plain_kernels.rs"]
 mod plain;
+#[path = "common/validity_points.rs"]
+mod points;
 #[path = "common/validity_reference.rs"]
 #[allow(dead_code)]
 mod reference;
@@ -21,13 +23,11 @@ mod reference;
 mod targets;
 
 use std::panic::catch_unwind;
-use std::sync::Arc;
 
 use harness::{Compared, Marginal, check_seeds, compare, diagonal, finish, positions};
 use kernels::{gaussian, gaussian_functionals, log_determinant, logistic_functionals, normals};
 use metrics::{coupled, momentum};
-use nutpie_core::density::{Density, HostDensity, OnHost};
-use nutpie_core::device::{Cpu, Device, Metrics, Phase, Place, Row};
+use nutpie_core::density::HostDensity;
 use nutpie_core::integrate::{Batch, Integrator, Request};
 use nutpie_core::kernel::hmc::{HmcSettings, Trajectory};
 use nutpie_core::kernel::transitions::{Tuned, TunedState};
@@ -37,65 +37,13 @@ use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
 use plain::{Plain, Rule};
+use points::{DIM, Points, metrics_to_try, near};
 use reference::normal_quantiles;
 use targets::{Autoregressive, Funnel, Logistic, Student};
 
-const DIM: usize = 5;
-
-fn metrics_to_try() -> [Metric; 3] {
-    let center = vec![0.3, -1.0, 0.0, 2.0, 0.7];
-    [diagonal(&[1.0, 4.0, 0.25, 9.0, 1.0]), coupled(DIM, 2, 1), coupled(DIM, DIM, 2)]
-        .map(|metric| Metric { center: center.clone(), ..metric })
-}
-
 // ---------------------------------------------------------------------------------------------------- integrators
 
-/// A device with points of a chain.
-struct Points<D> {
-    dev: Cpu,
-    phase: Phase,
-    metrics: Metrics,
-    density: OnHost<D>,
-}
-
 impl<D: HostDensity + Clone + 'static> Points<D> {
-    fn new(density: &D, metric: &Metric, rows: usize) -> Self {
-        let mut dev = Cpu::new();
-        let phase = Phase::alloc_with_pull(&mut dev, rows, density.dim()).unwrap();
-        let metrics = dev.alloc_metrics(1, density.dim()).unwrap();
-        dev.set_metric(&metrics, 0, &Arc::new(metric.clone())).unwrap();
-        Points { dev, phase, metrics, density: OnHost::new(density.clone()) }
-    }
-
-    /// Write a point; its log density.
-    fn put(&mut self, row: usize, x: &[f64], p: &[f64]) -> f64 {
-        self.dev.write(Row { buf: self.phase.x, index: row }, x).unwrap();
-        self.dev.write(Row { buf: self.phase.p, index: row }, p).unwrap();
-        let mut logp = [0.0];
-        self.density.logp_grad(&mut self.dev, &self.phase, &[row], &mut logp).unwrap();
-        self.dev.pull(&self.phase, &self.metrics, &[Place { metric: 0, row }]).unwrap();
-        logp[0]
-    }
-
-    fn kinetic(&mut self, row: usize) -> f64 {
-        let (mut kinetic, mut dots) = ([0.0], [[0.0; 2]]);
-        let places = [Place { metric: 0, row }];
-        self.dev.products(&self.phase, &self.metrics, &places, &mut kinetic, &mut dots).unwrap();
-        kinetic[0]
-    }
-
-    fn get(&self, row: usize) -> [Vec<f64>; 3] {
-        [self.phase.x, self.phase.p, self.phase.pull.unwrap()].map(|buf| {
-            let mut out = vec![0.0; self.density.dim()];
-            self.dev.read(Row { buf, index: row }, &mut out).unwrap();
-            out
-        })
-    }
-
-    fn run(&mut self, batch: &mut Batch) {
-        batch.run(&mut self.dev, &mut self.density, &self.phase, &self.metrics).unwrap();
-    }
-
     /// Steps from row 0; the row of the end, and its energy.
     fn steps(&mut self, integrator: Integrator, steps: usize, h: f64) -> (usize, f64) {
         let mut batch = Batch::default();
@@ -113,10 +61,6 @@ impl<D: HostDensity + Clone + 'static> Points<D> {
         }
         (1 + (steps - 1) % 2, energy)
     }
-}
-
-fn near(a: &[f64], b: &[f64], tolerance: f64) -> bool {
-    a.iter().zip(b).all(|(a, b)| (a - b).abs() < tolerance * (1.0 + b.abs()))
 }
 
 #[test]

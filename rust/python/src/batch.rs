@@ -13,7 +13,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::density::{is_recoverable, seconds_of_calls, to_python};
+use crate::density::{is_recoverable, seconds_of_calls};
+use crate::run::error_to_python;
 
 /// A Python function of points, one in each row of an array, that returns their log densities and gradients.
 pub struct BatchFunction {
@@ -148,13 +149,6 @@ pub fn fatal(error: impl Into<PyErr>) -> Error {
     Error::Density(Box::new(error.into()))
 }
 
-fn from_core(error: Error) -> PyErr {
-    match error {
-        Error::Density(source) => to_python(source),
-        other => PyValueError::new_err(other.to_string()),
-    }
-}
-
 /// Rows of a device's arrays.
 struct OnDevice<'a> {
     dev: &'a mut dyn Device,
@@ -237,7 +231,7 @@ pub fn evaluate_batch<'py>(
 ) -> PyResult<Evaluated<'py>> {
     let &[n, dim] = x.shape() else { return Err(PyValueError::new_err("x must have two dimensions")) };
     let mut rows = OnHost::new(dim, x.as_slice()?, n);
-    BatchFunction::new(function, width, dim)?.evaluate(py, n, &mut rows).map_err(from_core)?;
+    BatchFunction::new(function, width, dim)?.evaluate(py, n, &mut rows).map_err(error_to_python)?;
     Ok((rows.logp.to_pyarray(py), rows.grad.to_pyarray(py).reshape([n, dim])?))
 }
 
@@ -257,6 +251,6 @@ pub fn benchmark_batch<'py>(
     let function = BatchFunction::new(function, width, dim)?;
     seconds_of_calls(py, num_evals, cores, || {
         let (function, mut rows) = (&function, OnHost::new(dim, &x, n));
-        move || Python::attach(|py| function.evaluate(py, n, &mut rows)).map_err(from_core)
+        move || Python::attach(|py| function.evaluate(py, n, &mut rows)).map_err(error_to_python)
     })
 }

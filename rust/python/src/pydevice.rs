@@ -12,7 +12,7 @@ use std::sync::Arc;
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
 use nutpie_core::device::{
     Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
-    Span, Step, Turn,
+    Span, Turn,
 };
 use nutpie_core::error::{Error, Result};
 use nutpie_core::metric::Metric;
@@ -197,6 +197,10 @@ impl PyDevice {
         .map_err(fatal)
     }
 
+    fn dim_of(&self, metrics: &Metrics) -> usize {
+        self.mirrors.borrow()[metrics.inv_mass.0].dim
+    }
+
     /// Read rows from the device.
     fn fetch(&self, method: &str, arguments: &[usize], to: &mut [f64]) -> Result<()> {
         Python::attach(|py| {
@@ -330,31 +334,16 @@ impl Device for PyDevice {
     }
 
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
-        let dim = self.mirrors.borrow()[metrics.inv_mass.0].dim;
-        let diagonal = metric.inv_mass_diagonal();
-        if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
-            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
-        }
-        let mut center = metric.center.clone();
-        center.resize(dim, 0.0);
-        let roots: Vec<f64> = diagonal.iter().map(|v| (1.0 / v).sqrt()).collect();
+        let numbers = Metrics::numbers_of(metric, self.dim_of(metrics))?;
         self.set_coupling(metrics.id, row, (metric.rank() > 0).then_some(metric))?;
-        self.write(Row { buf: metrics.center, index: row }, &center)?;
-        self.write(Row { buf: metrics.inv_mass, index: row }, &diagonal)?;
-        self.write(Row { buf: metrics.mass_sqrt, index: row }, &roots)
+        metrics.write(self, row, &numbers)
     }
 
     fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric> {
-        if let Some(metric) = &self.couplings[metrics.id][row] {
-            return Ok((**metric).clone());
+        match &self.couplings[metrics.id][row] {
+            Some(metric) => Ok((**metric).clone()),
+            None => metrics.read_diagonal(self, row, self.dim_of(metrics)),
         }
-        let dim = self.mirrors.borrow()[metrics.inv_mass.0].dim;
-        let mut rows = [vec![0.0; dim], vec![0.0; dim]];
-        for (buf, out) in [metrics.inv_mass, metrics.center].into_iter().zip(&mut rows) {
-            self.read(Row { buf, index: row }, out)?;
-        }
-        let [inv_mass, center] = rows;
-        Ok(Metric::diagonal(&inv_mass, center))
     }
 
     fn refresh(
@@ -377,12 +366,6 @@ impl Device for PyDevice {
     ) -> Result<()> {
         let table = Table::from(ops, |op| (key_words(&op.fresh), [op.keep]));
         deal(&self.phase("renew", phase, metrics, [table], &[phase.p])?, &mut [kinetic])
-    }
-
-    fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()> {
-        let line = |op: &Step| ([op.metric, op.from, op.to], [1.0, op.kick, op.drift]);
-        let table = Table::from(ops, line);
-        self.phase("glide", phase, metrics, [table], &[phase.x, phase.p]).map(|_| ())
     }
 
     fn finish_leaf(

@@ -199,7 +199,8 @@ fn report_to_python(py: Python<'_>, report: ChainReport) -> PyResult<Bound<'_, P
     Ok(d)
 }
 
-fn error_to_python(error: Error) -> PyErr {
+/// The exception that stands for an error of the core.
+pub fn error_to_python(error: Error) -> PyErr {
     match error {
         Error::Density(source) => to_python(source),
         Error::Setting(_) | Error::Start { .. } | Error::State(_) | Error::Metric(_) => {

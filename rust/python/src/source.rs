@@ -6,11 +6,12 @@ use numpy::{PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMe
 use nutpie_core::density::Density;
 use nutpie_core::device::gpu::SourceDensity;
 use nutpie_core::device::{Device, DeviceOptions, Phase, Row, open};
-use nutpie_core::error::{Error, Result};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use nutpie_core::error::Result;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::batch::Evaluated;
+use crate::run::error_to_python;
 
 /// A density in source, which can also be called with points on the host: then a device of its own evaluates them.
 #[pyclass(frozen, module = "nutpie._lib")]
@@ -87,10 +88,7 @@ impl SourceFunction {
         }
         let x = x.as_slice()?;
         let (mut logp, mut grad) = (vec![f64::NAN; n], vec![f64::NAN; n * dim]);
-        py.detach(|| self.evaluate(x, &mut logp, &mut grad)).map_err(|error| match error {
-            Error::Device(_) => PyRuntimeError::new_err(error.to_string()),
-            other => PyValueError::new_err(other.to_string()),
-        })?;
+        py.detach(|| self.evaluate(x, &mut logp, &mut grad)).map_err(error_to_python)?;
         Ok((logp.to_pyarray(py), grad.to_pyarray(py).reshape([n, dim])?))
     }
 }

@@ -133,16 +133,10 @@ impl Device for Cpu {
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
         let [inv_mass, mass_sqrt, center] =
             self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center])?;
-        let (dim, diagonal) = (inv_mass.dim, metric.inv_mass_diagonal());
-        if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
-            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
-        }
+        let numbers = Metrics::numbers_of(metric, inv_mass.dim)?;
         let coupling = if metric.rank() > 0 { Some(coupling::prepared(metric)?) } else { None };
-        center.exact_mut(row).fill(0.0);
-        center.exact_mut(row)[..metric.center.len()].copy_from_slice(&metric.center);
-        inv_mass.exact_mut(row).copy_from_slice(&diagonal);
-        for (mass_sqrt, v) in mass_sqrt.exact_mut(row).iter_mut().zip(diagonal) {
-            *mass_sqrt = (1.0 / v).sqrt();
+        for (array, numbers) in [inv_mass, mass_sqrt, center].into_iter().zip(&numbers) {
+            array.exact_mut(row).copy_from_slice(numbers);
         }
         self.couplings[metrics.id][row] = coupling;
         Ok(())

@@ -130,6 +130,34 @@ pub struct Metrics {
     pub id: usize,
 }
 
+impl Metrics {
+    /// The numbers of the three arrays that a metric of so many parameters means: diagonal, its power -1/2, and centre.
+    pub fn numbers_of(metric: &Metric, dim: usize) -> Result<[Vec<f64>; 3]> {
+        if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
+            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
+        }
+        let diagonal = metric.inv_mass_diagonal();
+        let roots = diagonal.iter().map(|v| (1.0 / v).sqrt()).collect();
+        let mut center = metric.center.clone();
+        center.resize(dim, 0.0);
+        Ok([diagonal, roots, center])
+    }
+
+    /// Write these numbers into a row of the arrays.
+    pub fn write(&self, dev: &mut dyn Device, index: usize, numbers: &[Vec<f64>; 3]) -> Result<()> {
+        let bufs = [self.inv_mass, self.mass_sqrt, self.center];
+        bufs.into_iter().zip(numbers).try_for_each(|(buf, row)| dev.write(Row { buf, index }, row))
+    }
+
+    /// The diagonal metric of so many parameters in a row of the arrays.
+    pub fn read_diagonal(&self, dev: &dyn Device, index: usize, dim: usize) -> Result<Metric> {
+        let [mut inv_mass, mut center] = [vec![0.0; dim], vec![0.0; dim]];
+        dev.read(Row { buf: self.inv_mass, index }, &mut inv_mass)?;
+        dev.read(Row { buf: self.center, index }, &mut center)?;
+        Ok(Metric::diagonal(&inv_mass, center))
+    }
+}
+
 /// p <- a fresh draw from N(0, M).
 #[derive(Clone, Copy, Debug)]
 pub struct Refresh {
@@ -326,8 +354,13 @@ pub trait Device: Send {
     fn renew(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Renewal], kinetic: &mut [f64])
     -> Result<()>;
 
-    /// First half of a leapfrog step: kick and drift.
-    fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()>;
+    /// First half of a leapfrog step: kick and drift. A [`Device::glide`] that keeps the momentum, unless the device has a
+    /// quicker way.
+    fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()> {
+        let glide =
+            |&Step { metric, from, to, kick, drift }| Glide { metric, from, to, scale: 1.0, kick, drift };
+        self.glide(phase, metrics, &ops.iter().map(glide).collect::<Vec<_>>())
+    }
 
     /// Second half of a leapfrog step, with all that the tree wants to know of the new point: `kinetic` gets
     /// p M^-1 p / 2 of each leaf, `dots` the inner products of the spans, leaf by leaf.

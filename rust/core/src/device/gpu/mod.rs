@@ -29,7 +29,7 @@ use work::{Cut, Work, bytes, bytes_mut};
 
 use super::{
     Buf, Device, DeviceOptions, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach, Refresh,
-    Renewal, Row, Sample, Span, Step, Turn,
+    Renewal, Row, Sample, Span, Turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -222,30 +222,18 @@ impl Device for Gpu {
     }
 
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
-        let (dim, mut numbers) = (self.array(metrics.inv_mass).dim, metric.inv_mass_diagonal());
-        if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
-            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
-        }
+        let numbers = Metrics::numbers_of(metric, self.array(metrics.inv_mass).dim)?;
         let coupling = if metric.rank() > 0 { Some(self.prepare(metric)?) } else { None };
-        self.write(Row { buf: metrics.inv_mass, index: row }, &numbers)?;
-        numbers.iter_mut().for_each(|v| *v = (1.0 / *v).sqrt());
-        self.write(Row { buf: metrics.mass_sqrt, index: row }, &numbers)?;
-        numbers.fill(0.0);
-        numbers[..metric.center.len()].copy_from_slice(&metric.center);
-        self.write(Row { buf: metrics.center, index: row }, &numbers)?;
+        metrics.write(self, row, &numbers)?;
         self.couplings[metrics.id][row] = coupling;
         Ok(())
     }
 
     fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric> {
-        if let Some(coupling) = &self.couplings[metrics.id][row] {
-            return Ok(Metric::clone(&coupling.metric));
+        match &self.couplings[metrics.id][row] {
+            Some(coupling) => Ok(Metric::clone(&coupling.metric)),
+            None => metrics.read_diagonal(self, row, self.array(metrics.inv_mass).dim),
         }
-        let mut numbers = [metrics.inv_mass, metrics.center].map(|buf| vec![0.0; self.array(buf).dim]);
-        self.read(Row { buf: metrics.inv_mass, index: row }, &mut numbers[0])?;
-        self.read(Row { buf: metrics.center, index: row }, &mut numbers[1])?;
-        let [inv_mass, center] = numbers;
-        Ok(Metric::diagonal(&inv_mass, center))
     }
 
     fn refresh(
@@ -266,12 +254,6 @@ impl Device for Gpu {
         kinetic: &mut [f64],
     ) -> Result<()> {
         self.renew_momenta(phase, metrics, ops, kinetic)
-    }
-
-    fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()> {
-        let glide =
-            |&Step { metric, from, to, kick, drift }| Glide { metric, from, to, scale: 1.0, kick, drift };
-        self.step(phase, metrics, &ops.iter().map(glide).collect::<Vec<_>>())
     }
 
     fn finish_leaf(
