@@ -69,14 +69,23 @@ def check_device_output(function: Callable[[Any], Any], points: np.ndarray, devi
     ------
     TypeError, ValueError
         As of `check_output`.
+    Exception
+        Whatever the function raises.
     """
-    results = []
+    results, errors = [], []
 
     def keep(x: Any) -> Any:
-        results.append(function(x))
+        try:
+            results.append(function(x))
+        except Exception as error:
+            errors.append(error)
+            raise
         return results[-1]
 
     _lib.DeviceFunction(keep, points.shape[1], len(points), device)(points)
+    if errors:
+        # One that counts as a divergence in a run.
+        raise errors[0]
     for name, value in zip(("logp", "grad"), results[0], strict=True):
         dtype = str(getattr(value, "dtype", "")).rpartition(".")[2]
         if dtype in ("float32", "float16", "bfloat16"):

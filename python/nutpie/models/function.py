@@ -125,7 +125,7 @@ def from_logp(
     where = None if device is None else _shared_device(device, batched=batched)
     evaluate = function if batched else _Rows(function)
     density = BatchDensity(
-        evaluate if where is None else _lib.DeviceFunction(evaluate, dim, width, where),
+        evaluate if where is None else _lib.DeviceFunction(function, dim, width, where),
         width if where is None else None,
         lockstep=flag("lockstep", lockstep),
         releases_gil=flag("releases_gil", releases_gil),

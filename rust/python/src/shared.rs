@@ -64,6 +64,7 @@ impl<'py> Numbers<'py> {
 struct There<'a> {
     dev: &'a mut dyn Device,
     phase: &'a Phase,
+    dim: usize,
 }
 
 impl There<'_> {
@@ -85,8 +86,7 @@ impl There<'_> {
             Numbers::Here(grad) => {
                 let grad = grad.try_readonly().map_err(fatal)?;
                 let grad = grad.as_slice().map_err(fatal)?;
-                let dim = grad.len() / rows.len().max(1);
-                for (index, grad) in rows.iter().zip(grad.chunks_exact(dim.max(1))) {
+                for (index, grad) in rows.iter().zip(grad.chunks_exact(self.dim)) {
                     self.dev.write(Row { buf: g, index: *index }, grad)?;
                 }
             }
@@ -243,7 +243,7 @@ impl Density for SharedDensity {
             return self.elsewhere(dev, phase, rows, logp);
         }
         let most = self.call.width.unwrap_or(rows.len()).max(1);
-        let mut there = There { dev, phase };
+        let mut there = There { dev, phase, dim: self.call.dim };
         Python::attach(|py| {
             let pieces = rows.chunks(most).zip(logp[..rows.len()].chunks_mut(most));
             pieces.into_iter().try_for_each(|(rows, logp)| self.piece(py, &mut there, rows, logp))
