@@ -1,6 +1,8 @@
 # The one entry to everything. `make demo` and `make test` set up what they need.
 
 PYTHON ?= python3
+# With more threads pocl 3.1 waits for ever now and then, in a condition variable of glibc 2.36 (probably its bug 25847).
+export POCL_MAX_PTHREAD_COUNT ?= 1
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A process for each core; a file's tests stay together, since they share compiled models.
@@ -74,7 +76,7 @@ format: $(VENV)/.installed
 
 # Nanoseconds per leapfrog beside a copy of the same bytes.
 bench:
-	cargo bench --package nutpie-core --bench leapfrog --bench kernels
+	cargo bench --package nutpie-core --bench leapfrog --bench kernels --bench device
 
 # This package beside its peers, each in an environment of its own.
 bench-peers: $(VENV)/.installed

@@ -60,7 +60,8 @@ def find_problems(case: Case) -> list[Problem]:
         trouble = any(p.kind in ("stuck", "disagreement", "r_hat", "ess") and p.severity != "note" for p in problems)
         problems += find_warmup_problems(case, trouble=trouble)
     order = ("error", "warning", "note")
-    return sorted(problems, key=lambda p: order.index(p.severity))
+    # Where the approximation is wrong, chains that agree about it say nothing: it has to be seen first.
+    return sorted(problems, key=lambda p: (p.kind != "laplace", order.index(p.severity)))
 
 
 def bfmi(energy: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from nutpie.models._jax_rows import over_rows
+
 __all__ = [
     "DTYPES",
     "BatchedDensity",
@@ -219,7 +221,7 @@ class BatchedDensity:
         import jax
 
         def every(points: Any, constants: Sequence[Any], data: Sequence[Any]) -> tuple[Any, Any]:
-            logp, gradient = jax.vmap(lambda point: traced(constants, point, *data))(points)
+            logp, gradient = over_rows(lambda point: traced(constants, point, *data))(points)
             return logp, gradient
 
         point = jax.ShapeDtypeStruct((n_dim,), dtype)
@@ -309,7 +311,7 @@ class BatchedFunction:
         traced, constants = trace(function, dtype, *arguments)
         self._constants = _on_device(constants, dtype)
         self._function = jax.jit(
-            lambda constants, *arguments: jax.vmap(lambda *row: traced(constants, *row))(*arguments)
+            lambda constants, *arguments: over_rows(lambda *row: traced(constants, *row))(*arguments)
         )
         self._dtype = dtype
         self._with_seeds = with_seeds

@@ -27,6 +27,10 @@ pub enum Error {
     #[error("out of memory: {0}")]
     Memory(String),
 
+    /// An inverse mass matrix cannot be used. One from the warm-up is refused then, and the one before it stays.
+    #[error("{0}")]
+    Metric(String),
+
     /// The device is not there, or could not do what was asked.
     #[error("{0}")]
     Device(String),

@@ -242,7 +242,7 @@ impl Rows for OnHost<'_> {
 }
 
 /// Log densities and gradients.
-type Evaluated<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>);
+pub type Evaluated<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>);
 
 /// Log densities and gradients at the points that are the rows of `x`; NaN where there is a recoverable error.
 #[pyfunction]

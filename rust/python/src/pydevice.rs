@@ -333,7 +333,7 @@ impl Device for PyDevice {
         let dim = self.mirrors.borrow()[metrics.inv_mass.0].dim;
         let diagonal = metric.inv_mass_diagonal();
         if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
-            return Err(Error::Device(format!("not an inverse mass matrix of {dim} parameters")));
+            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
         }
         let mut center = metric.center.clone();
         center.resize(dim, 0.0);

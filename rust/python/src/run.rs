@@ -203,7 +203,9 @@ fn report_to_python(py: Python<'_>, report: ChainReport) -> PyResult<Bound<'_, P
 fn error_to_python(error: Error) -> PyErr {
     match error {
         Error::Density(source) => to_python(source),
-        Error::Setting(_) | Error::Start { .. } | Error::State(_) => PyValueError::new_err(error.to_string()),
+        Error::Setting(_) | Error::Start { .. } | Error::State(_) | Error::Metric(_) => {
+            PyValueError::new_err(error.to_string())
+        }
         Error::Memory(_) => PyMemoryError::new_err(error.to_string()),
         Error::Device(_) | Error::Internal(_) => PyRuntimeError::new_err(error.to_string()),
     }

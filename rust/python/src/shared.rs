@@ -2,16 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use numpy::{
-    PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray,
-};
+use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray};
 use nutpie_core::density::Density;
 use nutpie_core::device::{Device, Memory, Phase, RawBuffer, Row, Sharing};
 use nutpie_core::error::{Error, Result};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::batch::{Doubles, check_shape, doubles, fatal, from_core, pair};
+use crate::batch::{Doubles, Evaluated, check_shape, doubles, fatal, from_core, pair};
 use crate::density::is_recoverable;
 use crate::device_array::{DeviceArray, Pool};
 use crate::dlpack::Borrowed;
@@ -280,11 +278,7 @@ impl DeviceFunction {
     }
 
     /// Log densities and gradients at the points that are the rows of `x`.
-    fn __call__<'py>(
-        &self,
-        py: Python<'py>,
-        x: PyReadonlyArray2<'py, f64>,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
+    fn __call__<'py>(&self, py: Python<'py>, x: PyReadonlyArray2<'py, f64>) -> PyResult<Evaluated<'py>> {
         let &[n, dim] = x.shape() else { return Err(PyValueError::new_err("x must have two dimensions")) };
         if dim != self.call.dim {
             return Err(PyValueError::new_err(format!("points of {dim} numbers, not {}", self.call.dim)));

@@ -2,15 +2,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use numpy::{
-    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray,
-};
+use numpy::{PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray};
 use nutpie_core::device::gpu::SourceDensity;
 use nutpie_core::error::Result;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::batch::from_core;
+use crate::batch::{Evaluated, from_core};
 use crate::own::Own;
 
 /// A density in source, which can also be called with points on the host: then a device of its own evaluates them.
@@ -50,11 +48,7 @@ impl SourceFunction {
     }
 
     /// Log densities and gradients at the points that are the rows of `x`.
-    fn __call__<'py>(
-        &self,
-        py: Python<'py>,
-        x: PyReadonlyArray2<'py, f64>,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
+    fn __call__<'py>(&self, py: Python<'py>, x: PyReadonlyArray2<'py, f64>) -> PyResult<Evaluated<'py>> {
         let &[n, dim] = x.shape() else { return Err(PyValueError::new_err("x must have two dimensions")) };
         if dim != self.dim {
             return Err(PyValueError::new_err(format!("points of {dim} numbers, not {}", self.dim)));

@@ -14,7 +14,7 @@ impl Chain {
         let Some(metric) = metric else { return Ok(()) };
         let before = dev.metric(&arrays.metrics, self.index)?;
         let refused = self.refused_metrics;
-        self.use_metric(&metric, dev, arrays);
+        self.use_metric(&metric, dev, arrays)?;
         if self.refused_metrics > refused {
             return Ok(());
         }

@@ -199,7 +199,7 @@ impl Chain {
     /// Go on after the pool has met.
     pub fn after_meeting(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
         if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
-            self.use_metric(&metric, dev, arrays);
+            self.use_metric(&metric, dev, arrays)?;
         }
         self.take_over(arrays);
         self.follow(dev, arrays)?;

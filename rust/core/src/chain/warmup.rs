@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Arrays, Chain};
 use crate::adapt::{Draw, Seen};
 use crate::device::{Device, Row};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Outcome;
 use crate::metric::Metric;
 
@@ -48,16 +48,23 @@ impl Chain {
         };
         let seen = Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments };
         if let Some(metric) = adaptation.observe(seen)? {
-            self.use_metric(&metric, dev, arrays);
+            self.use_metric(&metric, dev, arrays)?;
         }
         Ok(())
     }
 
     /// Use another metric from the next draw on; the one in force stays if the device cannot use it.
-    pub(super) fn use_metric(&mut self, metric: &Arc<Metric>, dev: &mut dyn Device, arrays: &Arrays) {
+    pub(super) fn use_metric(
+        &mut self,
+        metric: &Arc<Metric>,
+        dev: &mut dyn Device,
+        arrays: &Arrays,
+    ) -> Result<()> {
         match dev.set_metric(&arrays.metrics, self.index, metric) {
             Ok(()) => (self.metric_changes, self.rank) = (self.metric_changes + 1, metric.rank()),
-            Err(_) => self.refused_metrics += 1,
+            Err(Error::Metric(_)) => self.refused_metrics += 1,
+            Err(other) => return Err(other),
         }
+        Ok(())
     }
 }

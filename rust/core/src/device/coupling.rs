@@ -100,7 +100,7 @@ impl Coupling {
             directions.project(cells(row), &mut gram[k * rank..(k + 1) * rank]);
         });
         if !triangular::cholesky(&mut gram, rank, LEAST_ANGLE) {
-            return Err(Error::Device("the directions of an inverse mass matrix are not independent".into()));
+            return Err(Error::Metric("the directions of an inverse mass matrix are not independent".into()));
         }
         let inverse = triangular::inverse(&gram, rank);
         let left = |i: usize, k: usize| inverse[i * rank + k];

@@ -139,7 +139,7 @@ impl Device for Cpu {
             self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center])?;
         let (dim, diagonal) = (inv_mass.dim, metric.inv_mass_diagonal());
         if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
-            return Err(Error::Device(format!("not an inverse mass matrix of {dim} parameters")));
+            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
         }
         let coupling = if metric.rank() > 0 { Some(coupling::prepared(metric)?) } else { None };
         center.exact_mut(row).fill(0.0);

@@ -1,20 +1,21 @@
 //! The factor A = L L^T of a sparse positive definite matrix, and the entries of A^-1 on the pattern of L.
 //!
-//! Ordering, symbolic and numeric factorisation are faer's. The entries of the inverse Z come from Z L = L^-T, column by
-//! column from the last one on (Takahashi, Fagan and Chen 1973; Erisman and Tinney 1975):
-//!
-//! - Z_ij = -(sum over k > j of Z_ik L_kj) / L_jj for i > j,
-//! - Z_jj = (1 / L_jj - sum over k > j of Z_kj L_kj) / L_jj,
-//!
-//! where only entries on the pattern of L are met, because that pattern has (i, k) with (i, j) and (k, j).
+//! Ordering, symbolic and numeric factorisation are faer's. The entries of the inverse Z come from Z L = L^-T, from the
+//! last columns on (Takahashi, Fagan and Chen 1973; Erisman and Tinney 1975), where only entries on the pattern of L are
+//! met, because that pattern has (i, k) with (i, j) and (k, j).
 
-use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
-use faer::linalg::cholesky::llt::factor::LltRegularization;
+use faer::dyn_stack::MemStack;
 use faer::sparse::linalg::amd;
 use faer::sparse::linalg::cholesky::simplicial;
-use faer::sparse::{SparseColMatRef, SymbolicSparseColMatRef};
 
+use super::blocks::Blocks;
+use super::columns::Columns;
+use super::form::{Form, Triangle, buffer, out_of_memory};
 use crate::error::{Error, Result};
+
+/// Multiplications for each entry of L from which on columns with one pattern are taken together: with fewer, blocks
+/// are too small to gain from dense products. Square grids of 32 x 32 take as long either way.
+const WORTH_BLOCKS: f64 = 25.0;
 
 /// What all matrices of one pattern have in common.
 #[derive(Debug)]
@@ -22,13 +23,9 @@ pub struct Cholesky {
     dim: usize,
     /// Column of the permuted matrix for each row of the given one.
     place: Vec<usize>,
-    /// The upper triangle of the permuted matrix, by columns.
-    col_ptr: Vec<usize>,
-    row_idx: Vec<usize>,
-    /// Where each given entry lies in it, and in the factor.
+    form: Box<dyn Form>,
+    /// Where each given entry lies in the factor.
     slots: Vec<usize>,
-    factor_slots: Vec<usize>,
-    symbolic: simplicial::SymbolicSimplicialCholesky<usize>,
 }
 
 /// The numbers of L, for a [`Cholesky`].
@@ -44,23 +41,27 @@ impl Cholesky {
     /// With `reorder`, rows and columns are permuted to get a sparse factor, otherwise they stay as they are.
     pub fn new(dim: usize, rows: &[usize], cols: &[usize], reorder: bool) -> Result<Self> {
         check_pattern(dim, rows, cols)?;
-        let natural: Vec<usize> = (0..dim).collect();
-        let place = if reorder { minimum_degree(dim, rows, cols, &natural)? } else { natural };
-        let (col_ptr, row_idx, slots) = upper_triangle(dim, rows, cols, &place);
-        let symbolic = analyse(dim, &col_ptr, &row_idx)?;
-        let mut factor_slots = Vec::with_capacity(rows.len());
-        for (&r, &c) in rows.iter().zip(cols) {
-            let (low, high) = ordered(place[r], place[c]);
-            let start = symbolic.col_ptr()[low];
-            let column = &symbolic.row_idx()[start..symbolic.col_ptr()[low + 1]];
-            let Ok(found) = column.binary_search(&high) else {
-                return Err(Error::Internal(
-                    "an entry of a matrix is not in the pattern of its factor".into(),
-                ));
-            };
-            factor_slots.push(start + found);
-        }
-        Ok(Cholesky { dim, place, col_ptr, row_idx, slots, factor_slots, symbolic })
+        let place = if reorder { minimum_degree(dim, rows, cols)? } else { (0..dim).collect() };
+        let worth = if reorder { WORTH_BLOCKS } else { f64::INFINITY };
+        Self::in_order(dim, rows, cols, place, worth)
+    }
+
+    fn in_order(
+        dim: usize,
+        rows: &[usize],
+        cols: &[usize],
+        place: Vec<usize>,
+        worth_blocks: f64,
+    ) -> Result<Self> {
+        let placed: Vec<_> = rows.iter().zip(cols).map(|(&r, &c)| ordered(place[r], place[c])).collect();
+        let form = choose_form(dim, &placed, worth_blocks)?;
+        let slot = |&(low, high): &(usize, usize)| {
+            form.slot(high, low).ok_or_else(|| {
+                Error::Internal("an entry of a matrix is not in the pattern of its factor".into())
+            })
+        };
+        let slots = placed.iter().map(slot).collect::<Result<_>>()?;
+        Ok(Cholesky { dim, place, form, slots })
     }
 
     /// Number of rows.
@@ -75,34 +76,18 @@ impl Cholesky {
 
     /// Number of entries of the factor.
     pub fn factor_entries(&self) -> usize {
-        self.symbolic.len_val()
+        self.form.entries()
     }
 
     /// Factorise the matrix with these entries; `None` if it is not positive definite, or not of finite numbers.
     pub fn factor(&self, entries: &[f64]) -> Option<Factor> {
-        let mut upper = vec![0.0; self.row_idx.len()];
-        for (&slot, &value) in self.slots.iter().zip(entries) {
-            upper[slot] = value;
-        }
-        let mut values = vec![0.0; self.symbolic.len_val()];
-        let mut buffer =
-            buffer(simplicial::factorize_simplicial_numeric_llt_scratch::<usize, f64>(self.dim))?;
-        simplicial::factorize_simplicial_numeric_llt(
-            &mut values,
-            SparseColMatRef::new(pattern(self.dim, &self.col_ptr, &self.row_idx), &upper),
-            LltRegularization::default(),
-            &self.symbolic,
-            MemStack::new(&mut buffer),
-        )
-        .ok()?;
-        let factor = Factor { values };
+        let factor = Factor { values: self.form.factor(entries)? };
         self.log_det(&factor).is_finite().then_some(factor)
     }
 
     /// log det A.
     pub fn log_det(&self, factor: &Factor) -> f64 {
-        let starts = self.symbolic.col_ptr();
-        2.0 * starts[..self.dim].iter().map(|&start| factor.values[start].ln()).sum::<f64>()
+        self.form.log_det(&factor.values)
     }
 
     /// x <- A^-1 x.
@@ -111,12 +96,7 @@ impl Cholesky {
         for (&to, &value) in self.place.iter().zip(&*x) {
             y[to] = value;
         }
-        for j in 0..self.dim {
-            let (pivot, below) = self.column(factor, j);
-            y[j] /= pivot;
-            let y_j = y[j];
-            below.for_each(|(i, l)| y[i] -= l * y_j);
-        }
+        self.form.forward(&factor.values, &mut y);
         self.back_substitute(factor, y, x);
     }
 
@@ -127,59 +107,16 @@ impl Cholesky {
 
     /// The given entries of A^-1.
     pub fn inverse(&self, factor: &Factor) -> Vec<f64> {
-        let starts = self.symbolic.col_ptr();
-        let rows = self.symbolic.row_idx();
-        let mut inverse = vec![0.0; rows.len()];
-        // Of the column at hand, by row: sums over k, and entries of L. And which column each row was last met in.
-        let (mut sums, mut column) = (vec![0.0; self.dim], vec![0.0; self.dim]);
-        let mut met = vec![usize::MAX; self.dim];
-        for j in (0..self.dim).rev() {
-            let (start, end) = (starts[j], starts[j + 1]);
-            for (&i, &l_ij) in rows[start + 1..end].iter().zip(&factor.values[start + 1..end]) {
-                met[i] = j;
-                sums[i] = 0.0;
-                column[i] = l_ij;
-            }
-            for at in start + 1..end {
-                let (k, l_kj) = (rows[at], factor.values[at]);
-                sums[k] += inverse[starts[k]] * l_kj;
-                for other in starts[k] + 1..starts[k + 1] {
-                    let i = rows[other];
-                    if met[i] == j {
-                        sums[i] += inverse[other] * l_kj;
-                        // The same entry is (k, i), too.
-                        sums[k] += inverse[other] * column[i];
-                    }
-                }
-            }
-            let pivot = factor.values[start];
-            let mut diagonal = 1.0 / pivot;
-            for at in start + 1..end {
-                inverse[at] = -sums[rows[at]] / pivot;
-                diagonal -= inverse[at] * factor.values[at];
-            }
-            inverse[start] = diagonal / pivot;
-        }
-        self.factor_slots.iter().map(|&slot| inverse[slot]).collect()
+        let inverse = self.form.inverse(&factor.values);
+        self.slots.iter().map(|&slot| inverse[slot]).collect()
     }
 
     /// Solve L^T z = y and put z back in the given order.
     fn back_substitute(&self, factor: &Factor, mut y: Vec<f64>, x: &mut [f64]) {
-        for j in (0..self.dim).rev() {
-            let (pivot, below) = self.column(factor, j);
-            let sum: f64 = below.map(|(i, l)| l * y[i]).sum();
-            y[j] = (y[j] - sum) / pivot;
-        }
+        self.form.backward(&factor.values, &mut y);
         for (value, &from) in x.iter_mut().zip(&self.place) {
             *value = y[from];
         }
-    }
-
-    /// The diagonal entry of a column of L, and the entries below it with their rows.
-    fn column<'a>(&'a self, factor: &'a Factor, j: usize) -> (f64, impl Iterator<Item = (usize, f64)> + 'a) {
-        let (start, end) = (self.symbolic.col_ptr()[j], self.symbolic.col_ptr()[j + 1]);
-        let rows = &self.symbolic.row_idx()[start + 1..end];
-        (factor.values[start], rows.iter().copied().zip(factor.values[start + 1..end].iter().copied()))
     }
 }
 
@@ -208,75 +145,36 @@ fn check_pattern(dim: usize, rows: &[usize], cols: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// The upper triangle of the permuted matrix by columns, and where each entry lies in it.
-fn upper_triangle(
-    dim: usize,
-    rows: &[usize],
-    cols: &[usize],
-    place: &[usize],
-) -> (Vec<usize>, Vec<usize>, Vec<usize>) {
-    let mut entries: Vec<(usize, usize, usize)> = (rows.iter().zip(cols).enumerate())
-        .map(|(e, (&r, &c))| {
-            let (low, high) = ordered(place[r], place[c]);
-            (high, low, e)
-        })
-        .collect();
-    entries.sort_unstable();
-    let mut col_ptr = vec![0; dim + 1];
-    let mut slots = vec![0; entries.len()];
-    for (at, &(col, _, e)) in entries.iter().enumerate() {
-        col_ptr[col + 1] += 1;
-        slots[e] = at;
-    }
-    for col in 0..dim {
-        col_ptr[col + 1] += col_ptr[col];
-    }
-    (col_ptr, entries.into_iter().map(|(_, row, _)| row).collect(), slots)
-}
-
 /// For each row its place in an order that keeps the factor sparse.
-fn minimum_degree(dim: usize, rows: &[usize], cols: &[usize], natural: &[usize]) -> Result<Vec<usize>> {
-    let (col_ptr, row_idx, _) = upper_triangle(dim, rows, cols, natural);
+fn minimum_degree(dim: usize, rows: &[usize], cols: &[usize]) -> Result<Vec<usize>> {
+    let upper = Triangle::new(dim, rows.iter().copied().zip(cols.iter().copied()));
     let (mut order, mut place) = (vec![0; dim], vec![0; dim]);
-    let scratch = amd::order_scratch::<usize>(dim, row_idx.len());
-    let mut buffer = buffer(scratch).ok_or_else(out_of_memory)?;
-    amd::order(
-        &mut order,
-        &mut place,
-        pattern(dim, &col_ptr, &row_idx),
-        amd::Control::default(),
-        MemStack::new(&mut buffer),
-    )
-    .map_err(|_| out_of_memory())?;
+    let mut buffer = buffer(amd::order_scratch::<usize>(dim, rows.len())).ok_or_else(out_of_memory)?;
+    let (control, stack) = (amd::Control::default(), MemStack::new(&mut buffer));
+    amd::order(&mut order, &mut place, upper.pattern(dim), control, stack).map_err(|_| out_of_memory())?;
     Ok(place)
 }
 
-fn analyse(
-    dim: usize,
-    col_ptr: &[usize],
-    row_idx: &[usize],
-) -> Result<simplicial::SymbolicSimplicialCholesky<usize>> {
-    let matrix = pattern(dim, col_ptr, row_idx);
-    let scratch = simplicial::prefactorize_symbolic_cholesky_scratch::<usize>(dim, row_idx.len())
-        .or(simplicial::factorize_simplicial_symbolic_cholesky_scratch::<usize>(dim));
+/// Where the numbers of the factor lie, for entries at (column, row) of the permuted lower triangle.
+fn choose_form(dim: usize, placed: &[(usize, usize)], worth_blocks: f64) -> Result<Box<dyn Form>> {
+    let upper = Triangle::new(dim, placed.iter().map(|&(low, high)| (high, low)));
+    let scratch = simplicial::prefactorize_symbolic_cholesky_scratch::<usize>(dim, placed.len());
     let mut buffer = buffer(scratch).ok_or_else(out_of_memory)?;
-    let (mut tree, mut counts) = (vec![0; dim], vec![0; dim]);
-    let stack = MemStack::new(&mut buffer);
-    let tree = simplicial::prefactorize_symbolic_cholesky(&mut tree, &mut counts, matrix, stack);
-    simplicial::factorize_simplicial_symbolic_cholesky(matrix, tree, &counts, stack)
-        .map_err(|_| out_of_memory())
-}
-
-fn pattern<'a>(dim: usize, col_ptr: &'a [usize], row_idx: &'a [usize]) -> SymbolicSparseColMatRef<'a, usize> {
-    SymbolicSparseColMatRef::new_checked(dim, dim, col_ptr, None, row_idx)
-}
-
-fn buffer(scratch: StackReq) -> Option<MemBuffer> {
-    MemBuffer::try_new(scratch).ok()
-}
-
-fn out_of_memory() -> Error {
-    Error::Memory("the factor of a sparse matrix does not fit".into())
+    let (mut parents, mut counts) = (vec![0; dim], vec![0; dim]);
+    let tree = simplicial::prefactorize_symbolic_cholesky(
+        &mut parents,
+        &mut counts,
+        upper.pattern(dim),
+        MemStack::new(&mut buffer),
+    );
+    let entries: f64 = counts.iter().map(|&count| count as f64).sum();
+    let work: f64 = counts.iter().map(|&count| (count as f64).powi(2)).sum();
+    Ok(if work > worth_blocks * entries {
+        let lower = Triangle::new(dim, placed.iter().copied());
+        Box::new(Blocks::new(dim, &upper, lower, tree, &counts)?)
+    } else {
+        Box::new(Columns::new(dim, upper, tree, &counts)?)
+    })
 }
 
 #[cfg(test)]
@@ -316,24 +214,34 @@ mod tests {
         a
     }
 
+    /// All that can be had for a pattern: in the given order or another, by columns or by blocks.
+    fn all_forms(dim: usize, rows: &[usize], cols: &[usize]) -> Vec<Cholesky> {
+        let orders = [(0..dim).collect(), minimum_degree(dim, rows, cols).unwrap()];
+        let made = |(order, worth): (&Vec<usize>, f64)| {
+            Cholesky::in_order(dim, rows, cols, order.clone(), worth).unwrap()
+        };
+        orders.iter().flat_map(|order| [0.0, f64::INFINITY].map(|worth| made((order, worth)))).collect()
+    }
+
     #[test]
     fn agrees_with_dense_algebra() {
-        for (hub, reorder) in [(false, false), (false, true), (true, false), (true, true)] {
-            let (dim, rows, cols, values) = grid(6, hub);
+        for (side, hub) in [(6, false), (6, true), (13, true)] {
+            let (dim, rows, cols, values) = grid(side, hub);
             let a = dense(dim, &rows, &cols, &values);
-            let cholesky = Cholesky::new(dim, &rows, &cols, reorder).unwrap();
-            let factor = cholesky.factor(&values).unwrap();
             let inverse = a.partial_piv_lu().solve(Mat::<f64>::identity(dim, dim));
-            for ((&r, &c), z) in rows.iter().zip(&cols).zip(cholesky.inverse(&factor)) {
-                assert!((z - inverse[(r, c)]).abs() < 1e-13, "{r} {c}: {z} {}", inverse[(r, c)]);
-            }
-            assert!((cholesky.log_det(&factor) - a.determinant().ln()).abs() < 1e-10);
-            let b: Vec<f64> = (0..dim).map(|i| (i as f64).sin()).collect();
-            let mut x = b.clone();
-            cholesky.solve(&factor, &mut x);
-            for i in 0..dim {
-                let back: f64 = (0..dim).map(|j| a[(i, j)] * x[j]).sum();
-                assert!((back - b[i]).abs() < 1e-12);
+            for cholesky in all_forms(dim, &rows, &cols) {
+                let factor = cholesky.factor(&values).unwrap();
+                for ((&r, &c), z) in rows.iter().zip(&cols).zip(cholesky.inverse(&factor)) {
+                    assert!((z - inverse[(r, c)]).abs() < 1e-13, "{r} {c}: {z} {}", inverse[(r, c)]);
+                }
+                assert!((cholesky.log_det(&factor) - a.determinant().ln()).abs() < 1e-10);
+                let b: Vec<f64> = (0..dim).map(|i| (i as f64).sin()).collect();
+                let mut x = b.clone();
+                cholesky.solve(&factor, &mut x);
+                for i in 0..dim {
+                    let back: f64 = (0..dim).map(|j| a[(i, j)] * x[j]).sum();
+                    assert!((back - b[i]).abs() < 1e-12);
+                }
             }
         }
     }
@@ -341,20 +249,21 @@ mod tests {
     #[test]
     fn colours_noise() {
         // With C = P^T L^-T, C C^T is the inverse.
-        let (dim, rows, cols, values) = grid(4, true);
-        let cholesky = Cholesky::new(dim, &rows, &cols, true).unwrap();
-        let factor = cholesky.factor(&values).unwrap();
-        let mut c = Mat::zeros(dim, dim);
-        for j in 0..dim {
-            let mut x = vec![0.0; dim];
-            x[j] = 1.0;
-            cholesky.color(&factor, &mut x);
-            (0..dim).for_each(|i| c[(i, j)] = x[i]);
-        }
-        let back = dense(dim, &rows, &cols, &values) * &c * c.transpose();
-        for i in 0..dim {
+        let (dim, rows, cols, values) = grid(7, true);
+        for cholesky in all_forms(dim, &rows, &cols) {
+            let factor = cholesky.factor(&values).unwrap();
+            let mut c = Mat::zeros(dim, dim);
             for j in 0..dim {
-                assert!((back[(i, j)] - f64::from(u8::from(i == j))).abs() < 1e-12);
+                let mut x = vec![0.0; dim];
+                x[j] = 1.0;
+                cholesky.color(&factor, &mut x);
+                (0..dim).for_each(|i| c[(i, j)] = x[i]);
+            }
+            let back = dense(dim, &rows, &cols, &values) * &c * c.transpose();
+            for i in 0..dim {
+                for j in 0..dim {
+                    assert!((back[(i, j)] - f64::from(u8::from(i == j))).abs() < 1e-12);
+                }
             }
         }
     }
@@ -362,14 +271,46 @@ mod tests {
     #[test]
     fn refuses_what_has_no_factor() {
         let (dim, rows, cols, mut values) = grid(3, false);
-        let cholesky = Cholesky::new(dim, &rows, &cols, true).unwrap();
         let last = values.len() - 1;
-        values[last] = -1.0;
-        assert!(cholesky.factor(&values).is_none());
-        values[last] = f64::NAN;
-        assert!(cholesky.factor(&values).is_none());
-        values[last] = f64::INFINITY;
-        assert!(cholesky.factor(&values).is_none());
+        for cholesky in all_forms(dim, &rows, &cols) {
+            for wrong in [-1.0, f64::NAN, f64::INFINITY] {
+                values[last] = wrong;
+                assert!(cholesky.factor(&values).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn large_grids_are_factorised_by_blocks() {
+        let blocks = |side| {
+            let (dim, rows, cols, _) = grid(side, false);
+            format!("{:?}", Cholesky::new(dim, &rows, &cols, true).unwrap().form).starts_with("Blocks")
+        };
+        assert!(!blocks(10) && blocks(60));
+    }
+
+    #[test]
+    #[ignore = "prints seconds"]
+    fn seconds_of_a_large_grid() {
+        for (side, worth) in [32, 60, 100, 316].into_iter().flat_map(|s| [(s, 0.0), (s, f64::INFINITY)]) {
+            let (dim, rows, cols, values) = grid(side, false);
+            let mut clock = std::time::Instant::now();
+            let mut lap = |what: &str| {
+                println!("{what} {:.4} s", clock.elapsed().as_secs_f64());
+                clock = std::time::Instant::now();
+            };
+            let order = minimum_degree(dim, &rows, &cols).unwrap();
+            lap("order");
+            let cholesky = Cholesky::in_order(dim, &rows, &cols, order, worth).unwrap();
+            lap("analysis");
+            let factor = cholesky.factor(&values).unwrap();
+            lap("factor");
+            cholesky.inverse(&factor);
+            lap("inverse");
+            cholesky.solve(&factor, &mut vec![1.0; dim]);
+            lap("solve");
+            println!("{side} x {side}, {worth}: {} entries", cholesky.factor_entries());
+        }
     }
 
     #[test]

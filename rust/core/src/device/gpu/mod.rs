@@ -233,7 +233,7 @@ impl Device for Gpu {
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
         let (dim, mut numbers) = (self.array(metrics.inv_mass).dim, metric.inv_mass_diagonal());
         if !metric.is_usable() || metric.dim() != dim || ![0, dim].contains(&metric.center.len()) {
-            return Err(Error::Device(format!("not an inverse mass matrix of {dim} parameters")));
+            return Err(Error::Metric(format!("not an inverse mass matrix of {dim} parameters")));
         }
         let coupling = if metric.rank() > 0 { Some(self.prepare(metric)?) } else { None };
         self.write(Row { buf: metrics.inv_mass, index: row }, &numbers)?;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 use opencl3::command_queue::CommandQueue;
 use opencl3::context::Context;
@@ -77,6 +78,9 @@ fn failed(what: &str) -> impl Fn(ClError) -> Error {
 impl OpenCl {
     /// The device with a number among those that compute in double precision, GPUs first.
     pub fn open(index: usize) -> Result<Self> {
+        // Drivers make their devices when they are first asked for, and not all of them (pocl 3.1) expect two threads to ask.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let devices = devices()?;
         let Some(&device) = devices.get(index) else {
             let names: Vec<String> = devices.iter().filter_map(|device| device.name().ok()).collect();
@@ -227,9 +231,10 @@ impl Runtime for OpenCl {
             return Err(Error::Internal(format!("{} arguments for the kernel {name}", args.len())));
         }
         for (i, arg) in args.iter().enumerate() {
-            // SAFETY: kernels take buffers and 64-bit integers, in the order of their source; the driver checks sizes.
             match arg {
+                // SAFETY: this argument is a buffer in the source of the kernel; the driver checks its size.
                 Arg::Mem(mem) => unsafe { kernel.set_arg(i as u32, &self.buffer(*mem)?.get()) },
+                // SAFETY: this one is an integer of 64 bits there.
                 Arg::Int(v) => unsafe { kernel.set_arg(i as u32, v) },
             }
             .map_err(failed(name))?;
