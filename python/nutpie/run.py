@@ -64,7 +64,7 @@ class _Job:
             with _blas_threads.shared(plan.cores, threads):
                 self.chains, self.shared, self.error = _lib.sample(
                     self.control,
-                    self._density,
+                    devices.density(self._density, self._starts.shape[1], plan.chains),
                     self._starts,
                     dict(plan.settings),
                     sampler=plan.sampler,

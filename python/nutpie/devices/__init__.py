@@ -88,6 +88,15 @@ class Devices:
         number = min(len(self.names), chains)
         return number, -(-chains // number)
 
+    def density(self, density: Density | BatchDensity, n_dim: int, chains: int) -> Density | BatchDensity:
+        """Return how a density is evaluated here: by JAX on the GPU that the chains are on, if it is one of JAX."""
+        program = density.program if isinstance(density, BatchDensity) else None
+        if program is None or not _jax_has(self.names):
+            return density
+        # Compiled once, for a call of all chains.
+        _, per_block = self.grouping(chains)
+        return BatchDensity(_lib.DeviceFunction(program.on_arrays(), n_dim, per_block, "cuda"))
+
     def for_core(self, chains: int) -> list[str | Callable[[], Any]]:
         """Return what the core opens: names, or functions that make devices."""
         if self.program is None:
@@ -108,6 +117,19 @@ def _kind(name: str) -> str:
     if colon and kind == "cpu":
         raise ValueError(f"device={name!r}: there is one 'cpu', with as many threads as `cores` says")
     return kind
+
+
+def _jax_has(names: Sequence[str]) -> bool:
+    """Whether these are devices of CUDA that JAX has, too."""
+    if any(_kind(name) != "cuda" for name in names):
+        return False
+    import jax
+
+    try:
+        found = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return False
+    return all(int(name.partition(":")[2] or 0) < len(found) for name in names)
 
 
 def _jax_devices(names: Sequence[str], program: JaxProgram, dtype: str, chains: int) -> list[str | Callable[[], Any]]:

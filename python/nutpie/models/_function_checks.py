@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from nutpie import _lib
 from nutpie._caller import levels_inside
 from nutpie.gradient import check_gradient, usable_start
 from nutpie.models.base import BatchDensity, CompiledModel
 
-__all__ = ["check_entry", "check_output"]
+__all__ = ["check_device_output", "check_entry", "check_output"]
 
 #: Relative difference that two evaluations of the same point may have.
 SAME = 1e-6
@@ -47,11 +48,56 @@ def check_output(function: Callable[[np.ndarray], Any], points: np.ndarray, what
         if array.shape != shape:
             raise ValueError(f"{what} returned {name} of shape {array.shape}, {shape} is needed")
         if array.dtype.kind == "f" and array.dtype.itemsize < 8:
-            warnings.warn(
-                f"{what} returns {name} in single precision ({array.dtype}): long trajectories lose accuracy and step "
-                'sizes get smaller. Compute in float64; with JAX, jax.config.update("jax_enable_x64", True).',
-                stacklevel=levels_inside() + 1,
-            )
+            _warn_of_precision(what, name, array.dtype)
+
+
+def check_device_output(function: Callable[[Any], Any], points: np.ndarray, device: str, what: str) -> None:
+    """Call a log density of arrays of a device once and look at what it returns.
+
+    Parameters
+    ----------
+    function
+        The function.
+    points
+        Points of shape (k, n_dim), on the host.
+    device
+        Name of the device.
+    what
+        Its name in messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `check_output`.
+    Exception
+        Whatever the function raises.
+    """
+    results, errors = [], []
+
+    def keep(x: Any) -> Any:
+        try:
+            results.append(function(x))
+        except Exception as error:
+            errors.append(error)
+            raise
+        return results[-1]
+
+    _lib.DeviceFunction(keep, points.shape[1], len(points), device)(points)
+    if errors:
+        # One that counts as a divergence in a run.
+        raise errors[0]
+    for name, value in zip(("logp", "grad"), results[0], strict=True):
+        dtype = str(getattr(value, "dtype", "")).rpartition(".")[2]
+        if dtype in ("float32", "float16", "bfloat16"):
+            _warn_of_precision(what, name, dtype)
+
+
+def _warn_of_precision(what: str, name: str, dtype: Any) -> None:
+    warnings.warn(
+        f"{what} returns {name} in single precision ({dtype}): long trajectories lose accuracy and step "
+        'sizes get smaller. Compute in float64; with JAX, jax.config.update("jax_enable_x64", True).',
+        stacklevel=levels_inside() + 1,
+    )
 
 
 def check_entry(model: CompiledModel, what: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nutpie import _lib
 from nutpie._arguments import flag, whole_number
-from nutpie.models._function_checks import check_entry, check_output
+from nutpie.models._function_checks import check_device_output, check_entry, check_output
 from nutpie.models._function_expand import Expander, PointExpander, RowsExpander, Split, shapes_and_dtypes
 from nutpie.models._function_model import FunctionModel, Parts, Start, start_at
 from nutpie.models._function_variables import (
@@ -24,6 +25,9 @@ from nutpie.models._names import unknown_name
 from nutpie.models.base import BatchDensity, DrawContext, Variable
 
 __all__ = ["PyFuncModel", "from_logp", "from_pyfunc"]
+
+#: Kinds of devices whose memory other libraries can work on.
+SHARED = ("cpu", "cuda")
 
 
 def from_logp(
@@ -39,6 +43,7 @@ def from_logp(
     width: int | None = None,
     lockstep: bool = True,
     releases_gil: bool = False,
+    device: str | None = None,
     check: bool = True,
 ) -> FunctionModel:
     """Make a model of a Python function that returns a log density and its gradient.
@@ -81,6 +86,13 @@ def from_logp(
     releases_gil : bool, default False
         Whether the function can be called by several threads at once, and spends most of its time without the lock of
         the interpreter. Then `nutpie.sample` uses its `cores`, each with an equal share of the chains.
+    device : {"cpu", "cuda"}, optional
+        With ``batched=True``, the device that the function works on; ``"cuda:1"`` is one of several. It gets the points
+        as an object that other libraries make an array of without a copy, by DLPack (``jax.dlpack.from_dlpack(x)``,
+        ``torch.from_dlpack(x)``, ``cupy.from_dlpack(x)``) or by the CUDA array interface, and may return arrays of that
+        library. The points must not be written. With ``nutpie.sample(model, device="cuda")`` nothing but log densities
+        comes to the host then. Chains may be elsewhere all the same: then points and gradients are copied. With
+        ``device_dtype="float32"`` the points are in single precision. By default the function gets NumPy's arrays.
     check : bool, default True
         Whether to check the function at a random start: types and shapes of what it returns, that it depends on the
         point alone and not on other rows, and the gradient, by differences (`nutpie.check_gradient`).
@@ -109,9 +121,12 @@ def from_logp(
     batched, check = flag("batched", batched), flag("check", check)
     if width is not None and not batched:
         raise ValueError("width is the number of rows of a call; it has no effect without batched=True")
+    width = None if width is None else whole_number("width", width, least=1)
+    where = None if device is None else _shared_device(device, batched=batched)
+    evaluate = function if batched else _Rows(function)
     density = BatchDensity(
-        function if batched else _Rows(function),
-        None if width is None else whole_number("width", width, least=1),
+        evaluate if where is None else _lib.DeviceFunction(function, dim, width, where),
+        width if where is None else None,
         lockstep=flag("lockstep", lockstep),
         releases_gil=flag("releases_gil", releases_gil),
     )
@@ -121,9 +136,26 @@ def from_logp(
     model = FunctionModel(dim, parts)
     if check:
         point = model.initial_point((0, 0, 0))
-        check_output(function, np.stack([point] * (width or 2)) if batched else point, "the log density")
+        points = np.stack([point] * (width or 2)) if batched else point
+        if where is None:
+            check_output(function, points, "the log density")
+        else:
+            check_device_output(function, points, where, "the log density")
         check_entry(model, "the log density")
     return model
+
+
+def _shared_device(device: Any, *, batched: bool) -> str:
+    """Check the name of a device that a function is to work on."""
+    if not batched:
+        raise ValueError(f"device={device!r} needs batched=True: the points of all chains are one array")
+    if not isinstance(device, str) or device.partition(":")[0] not in SHARED:
+        raise ValueError(
+            f"device={device!r}: the memory that other libraries work on is that of 'cpu' or 'cuda'. Chains may be on "
+            "any device, whatever this one is"
+        )
+    _lib.check_device(device, False)
+    return device
 
 
 def describe(

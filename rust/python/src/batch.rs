@@ -88,18 +88,9 @@ impl BatchFunction {
     ) -> PyResult<(Doubles<'py>, Doubles<'py>)> {
         let height = x.shape()[0];
         let result = self.function.bind(py).call1((x,))?;
-        let pair = match result.cast::<PyList>() {
-            Ok(list) => Some(list.to_tuple()),
-            Err(_) => result.cast::<PyTuple>().ok().cloned(),
-        };
-        let Some(pair) = pair.filter(|pair| pair.len() == 2) else {
-            return Err(PyTypeError::new_err(format!(
-                "the log density must return a pair (logp, grad), not {}",
-                result.get_type().name()?
-            )));
-        };
-        let logp = doubles(&pair.get_item(0)?, "logp", &[height])?;
-        Ok((logp, doubles(&pair.get_item(1)?, "grad", &[height, self.dim])?))
+        let [logp, grad] = pair(&result)?;
+        let logp = doubles(&logp, "logp", &[height])?;
+        Ok((logp, doubles(&grad, "grad", &[height, self.dim])?))
     }
 
     fn write(
@@ -118,10 +109,26 @@ impl BatchFunction {
     }
 }
 
-type Doubles<'py> = Bound<'py, PyArrayDyn<f64>>;
+/// What a log density returned: log densities and gradients.
+pub fn pair<'py>(result: &Bound<'py, PyAny>) -> PyResult<[Bound<'py, PyAny>; 2]> {
+    let pair = match result.cast::<PyList>() {
+        Ok(list) => Some(list.to_tuple()),
+        Err(_) => result.cast::<PyTuple>().ok().cloned(),
+    };
+    let Some(pair) = pair.filter(|pair| pair.len() == 2) else {
+        return Err(PyTypeError::new_err(format!(
+            "the log density must return a pair (logp, grad), not {}",
+            result.get_type().name()?
+        )));
+    };
+    Ok([pair.get_item(0)?, pair.get_item(1)?])
+}
+
+/// An array of NumPy.
+pub type Doubles<'py> = Bound<'py, PyArrayDyn<f64>>;
 
 /// A result as a C-contiguous array of doubles.
-fn doubles<'py>(value: &Bound<'py, PyAny>, what: &str, shape: &[usize]) -> PyResult<Doubles<'py>> {
+pub fn doubles<'py>(value: &Bound<'py, PyAny>, what: &str, shape: &[usize]) -> PyResult<Doubles<'py>> {
     let py = value.py();
     let array = match value.cast::<PyArrayDyn<f64>>() {
         Ok(array) if array.is_c_contiguous() => array.clone(),
@@ -133,15 +140,23 @@ fn doubles<'py>(value: &Bound<'py, PyAny>, what: &str, shape: &[usize]) -> PyRes
             numpy.call_method(intern!(py, "asarray"), (value,), Some(&options))?.cast_into()?
         }
     };
-    if array.shape() != shape {
-        let python = |shape: &[usize]| PyTuple::new(py, shape).map(|tuple| tuple.to_string());
-        return Err(PyValueError::new_err(format!(
-            "the log density returned {what} of shape {}, {} is needed",
-            python(array.shape())?,
-            python(shape)?
-        )));
-    }
+    check_shape(array.shape(), what, shape)?;
     Ok(array)
+}
+
+/// Check the shape of a result.
+pub fn check_shape(found: &[usize], what: &str, shape: &[usize]) -> PyResult<()> {
+    if found == shape {
+        return Ok(());
+    }
+    Python::attach(|py| {
+        let python = |shape: &[usize]| PyTuple::new(py, shape).map(|tuple| tuple.to_string());
+        Err(PyValueError::new_err(format!(
+            "the log density returned {what} of shape {}, {} is needed",
+            python(found)?,
+            python(shape)?
+        )))
+    })
 }
 
 /// An error of Python that ends the run.

@@ -2,9 +2,13 @@
 
 mod batch;
 mod density;
+mod device_array;
+mod dlpack;
+mod own;
 mod pydensity;
 mod pydevice;
 mod run;
+mod shared;
 mod source;
 mod sparse;
 mod stan;
@@ -18,6 +22,8 @@ fn _lib(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("N_STATISTICS", nutpie_core::chain::N_STATISTICS)?;
     m.add_class::<run::Control>()?;
+    m.add_class::<device_array::DeviceArray>()?;
+    m.add_class::<shared::DeviceFunction>()?;
     m.add_class::<source::SourceFunction>()?;
     m.add_class::<sparse::SparseCholesky>()?;
     m.add_class::<sparse::SparseFactors>()?;

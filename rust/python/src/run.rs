@@ -21,6 +21,7 @@ use crate::batch::{BatchDensity, BatchFunction, fatal};
 use crate::density::{PyDensity, to_python};
 use crate::pydensity::ResidentDensity;
 use crate::pydevice::PyDevice;
+use crate::shared::DeviceFunction;
 use crate::source::SourceFunction;
 
 /// Watches and stops a run. It can be used from any thread.
@@ -221,6 +222,8 @@ enum Entry {
     Resident(usize),
     /// In source, by a device that compiles it.
     Source(Py<SourceFunction>),
+    /// Many points in a call of a Python function that works on memory of a device.
+    Shared(Py<DeviceFunction>),
 }
 
 impl Entry {
@@ -240,6 +243,9 @@ impl Entry {
         {
             return Ok(Entry::Source(function.clone().unbind()));
         }
+        if let Ok(function) = function.cast::<DeviceFunction>() {
+            return Ok(Entry::Shared(function.clone().unbind()));
+        }
         let found = BatchFunction::new(function.unbind(), get("width")?.extract()?, dim)?;
         Ok(Entry::Batch(Arc::new(found)))
     }
@@ -250,6 +256,7 @@ impl Entry {
             Entry::Batch(function) => Box::new(BatchDensity(function.clone())),
             Entry::Resident(dim) => Box::new(ResidentDensity::new(*dim)),
             Entry::Source(function) => Box::new(function.get().density()),
+            Entry::Shared(function) => Box::new(function.get().density()),
         }
     }
 }

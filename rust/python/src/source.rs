@@ -3,14 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use numpy::{PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray};
-use nutpie_core::density::Density;
 use nutpie_core::device::gpu::SourceDensity;
-use nutpie_core::device::{Device, DeviceOptions, Phase, Row, open};
 use nutpie_core::error::Result;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::batch::Evaluated;
+use crate::own::Own;
 use crate::run::error_to_python;
 
 /// A density in source, which can also be called with points on the host: then a device of its own evaluates them.
@@ -20,34 +19,7 @@ pub struct SourceFunction {
     dim: usize,
     data: Vec<f64>,
     device: String,
-    own: Mutex<Option<Own>>,
-}
-
-/// A device for points of the host.
-struct Own {
-    dev: Box<dyn Device>,
-    density: SourceDensity,
-    phase: Phase,
-    rows: usize,
-}
-
-impl Own {
-    fn evaluate(&mut self, x: &[f64], logp: &mut [f64], grad: &mut [f64], dim: usize) -> Result<()> {
-        let Own { dev, density, phase, rows } = self;
-        if logp.len() > *rows {
-            *rows = logp.len();
-            *phase = Phase::alloc(&mut **dev, *rows, dim)?;
-        }
-        for (index, x) in x.chunks_exact(dim).enumerate() {
-            dev.write(Row { buf: phase.x, index }, x)?;
-        }
-        let all: Vec<usize> = (0..logp.len()).collect();
-        density.logp_grad(&mut **dev, phase, &all, logp)?;
-        for (index, grad) in grad.chunks_exact_mut(dim).enumerate() {
-            dev.read(Row { buf: phase.g, index }, grad)?;
-        }
-        Ok(())
-    }
+    own: Mutex<Option<Own<SourceDensity>>>,
 }
 
 impl SourceFunction {
@@ -60,13 +32,9 @@ impl SourceFunction {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let own = match &mut *own {
             Some(own) => own,
-            none => {
-                let mut dev = open(&self.device, DeviceOptions::default())?;
-                let phase = Phase::alloc(&mut *dev, 1, self.dim)?;
-                none.insert(Own { dev, density: self.density(), phase, rows: 1 })
-            }
+            none => none.insert(Own::open(&self.device, self.density())?),
         };
-        own.evaluate(x, logp, grad, self.dim)
+        own.evaluate(x, logp, grad)
     }
 }
 

@@ -9,7 +9,7 @@ use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
     Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach, Refresh, Renewal, Row,
-    Sample, Span, Step, Turn, ops, turn,
+    Sample, Sharing, Span, Step, Turn, ops, turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -112,6 +112,10 @@ impl Device for Cpu {
 
     fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
         Some(self.arrays.get_mut(buf.0)?.raw())
+    }
+
+    fn sharing(&mut self) -> Option<&mut dyn Sharing> {
+        Some(self)
     }
 
     fn written(&mut self, row: Row) {

@@ -19,6 +19,7 @@ mod open;
 mod ops;
 mod points;
 mod raw;
+mod share;
 mod simd;
 mod triangular;
 mod turn;
@@ -26,6 +27,7 @@ mod turn;
 pub use cpu::Cpu;
 pub use open::{DeviceOptions, open};
 pub use raw::{Memory, RawBuffer};
+pub use share::{Owner, Shared, Sharing};
 
 use std::any::Any;
 use std::sync::Arc;
@@ -301,6 +303,11 @@ pub trait Device: Send {
     /// Where an array lies, for densities that share memory with the device; `None` where it cannot be shared.
     fn raw(&mut self, buf: Buf) -> Option<RawBuffer> {
         let _ = buf;
+        None
+    }
+
+    /// The device itself, if other libraries can work on memory of its kind.
+    fn sharing(&mut self) -> Option<&mut dyn Sharing> {
         None
     }
 

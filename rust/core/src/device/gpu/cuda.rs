@@ -11,6 +11,7 @@ use cudarc::driver::{CudaContext, CudaStream, result, sys};
 use cudarc::nvrtc::{self, CompileError, CompileOptions};
 
 use super::runtime::{Arg, Build, Mem, Runtime};
+use super::share::Addresses;
 use crate::device::Memory;
 use crate::error::{Error, Result};
 
@@ -23,17 +24,17 @@ pub struct Cuda {
     kernels: HashMap<String, CUfunction>,
     modules: Vec<CUmodule>,
     buffers: Vec<Option<CUdeviceptr>>,
-    stream: Arc<CudaStream>,
-    context: Arc<CudaContext>,
+    pub(super) stream: Arc<CudaStream>,
+    pub(super) context: Arc<CudaContext>,
     name: String,
-    ordinal: usize,
+    pub(super) ordinal: usize,
 }
 
 // SAFETY: the handles belong to the context, which every call binds to its thread first; there is no other use at the time,
 // since the device is owned.
 unsafe impl Send for Cuda {}
 
-fn failed(what: &str) -> impl Fn(DriverError) -> Error {
+pub(super) fn failed(what: &str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Device(format!("CUDA: {what} failed: {e}"))
 }
 
@@ -221,5 +222,9 @@ impl Runtime for Cuda {
     fn place(&self, mem: Mem) -> (Memory, usize, usize) {
         let address = self.buffers.get(mem.0).copied().flatten().unwrap_or(0);
         (Memory::Cuda(self.ordinal), address as usize, self.stream.cu_stream() as usize)
+    }
+
+    fn addresses(&self) -> Option<&dyn Addresses> {
+        Some(self)
     }
 }

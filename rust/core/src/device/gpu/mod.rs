@@ -7,12 +7,15 @@
 mod coupling;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_share;
 mod estimate;
 #[cfg(feature = "opencl")]
 mod opencl;
 mod phases;
 mod pulls;
 mod runtime;
+mod share;
 mod source;
 mod work;
 
@@ -24,12 +27,13 @@ pub use cuda::Cuda;
 #[cfg(feature = "opencl")]
 pub use opencl::OpenCl;
 pub use runtime::{Arg, Build, Mem, Runtime};
+pub use share::Addresses;
 pub use source::SourceDensity;
 use work::{Cut, Work, bytes, bytes_mut};
 
 use super::{
     Buf, Device, DeviceOptions, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach, Refresh,
-    Renewal, Row, Sample, Span, Turn,
+    Renewal, Row, Sample, Sharing, Span, Turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -188,6 +192,11 @@ impl Device for Gpu {
         let Array { mem, rows, dim, .. } = *self.arrays.get(buf.0)?;
         let (memory, address, stream) = self.work.runtime.place(mem);
         Some(RawBuffer { memory, address, rows, dim, stride: dim, bytes: self.bytes(), stream })
+    }
+
+    fn sharing(&mut self) -> Option<&mut dyn Sharing> {
+        self.work.runtime.addresses()?;
+        Some(self)
     }
 
     fn written(&mut self, row: Row) {

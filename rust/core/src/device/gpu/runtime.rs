@@ -1,5 +1,6 @@
 //! What a GPU programming interface has to offer: memory, and kernels of the common source.
 
+use super::share::Addresses;
 use crate::device::Memory;
 use crate::error::Result;
 
@@ -64,4 +65,9 @@ pub trait Runtime: Send {
 
     /// Kind of the memory, its address, and the stream.
     fn place(&self, mem: Mem) -> (Memory, usize, usize);
+
+    /// The runtime itself, if other libraries can work on its memory.
+    fn addresses(&self) -> Option<&dyn Addresses> {
+        None
+    }
 }

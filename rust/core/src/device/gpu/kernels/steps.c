@@ -179,3 +179,11 @@ KERNEL void fisher_distance(GLOBAL const real *x, GLOBAL const real *g, GLOBAL c
     sum_items(room, &sum, 1);
     put_partial(partials, whole(op, 7), stride, rank, sum);
 }
+
+// Rows from one array to another, whose rows begin `stride` numbers after each other. Record: row there, row here.
+KERNEL void move_rows(GLOBAL const real *from, i64 from_stride, GLOBAL real *to, i64 to_stride, GLOBAL const double *ops,
+                      i64 dim, i64 chunk) {
+    GLOBAL const double *op = ops + GROUP_X * RECORD;
+    i64 source = whole(op, 0) * from_stride, target = whole(op, 1) * to_stride;
+    FOR_COLUMNS(j) to[target + j] = from[source + j];
+}

@@ -1,0 +1,41 @@
+//! A density with a device of its own, for points of the host and of other devices.
+
+use nutpie_core::density::Density;
+use nutpie_core::device::{Device, DeviceOptions, Phase, Row, open};
+use nutpie_core::error::Result;
+
+/// A device, and a density that it evaluates.
+pub struct Own<D> {
+    dev: Box<dyn Device>,
+    density: D,
+    phase: Phase,
+    rows: usize,
+}
+
+impl<D: Density> Own<D> {
+    /// Open a device by its name.
+    pub fn open(device: &str, density: D) -> Result<Self> {
+        let mut dev = open(device, DeviceOptions::default())?;
+        let phase = Phase::alloc(&mut *dev, 1, density.dim())?;
+        Ok(Own { dev, density, phase, rows: 1 })
+    }
+
+    /// Log densities and gradients at points that lie one after the other.
+    pub fn evaluate(&mut self, x: &[f64], logp: &mut [f64], grad: &mut [f64]) -> Result<()> {
+        let Own { dev, density, phase, rows } = self;
+        let dim = density.dim().max(1);
+        if logp.len() > *rows {
+            *rows = logp.len();
+            *phase = Phase::alloc(&mut **dev, *rows, density.dim())?;
+        }
+        for (index, x) in x.chunks_exact(dim).enumerate() {
+            dev.write(Row { buf: phase.x, index }, x)?;
+        }
+        let all: Vec<usize> = (0..logp.len()).collect();
+        density.logp_grad(&mut **dev, phase, &all, logp)?;
+        for (index, grad) in grad.chunks_exact_mut(dim).enumerate() {
+            dev.read(Row { buf: phase.g, index }, grad)?;
+        }
+        Ok(())
+    }
+}
