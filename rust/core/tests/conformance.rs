@@ -94,8 +94,8 @@ impl<'a> Chains<'a> {
             |c: usize| Refresh { metric: c, row: row(c, 1), key: key(c), purpose: Purpose::MomentumOf(2) };
         let places =
             |at: usize| asked.iter().map(|c| Place { metric: *c, row: row(*c, at) }).collect::<Vec<_>>();
-        // Different for each chain, and of both signs.
-        let kick = |c: usize| if c.is_multiple_of(2) { 0.1 + 0.01 * c as f64 } else { -0.2 };
+        // Different for chains beside each other, and of both signs. Angles are at most `LARGEST_TURN`.
+        let kick = |c: usize| if c.is_multiple_of(2) { 0.1 + 0.01 * (c % 60) as f64 } else { -0.2 };
         let turns: Vec<Turn> = asked
             .iter()
             .map(|&c| Turn { metric: c, from: row(c, 0), to: row(c, 1), kick: kick(c), angle: 2.0 * kick(c) })

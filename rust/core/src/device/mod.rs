@@ -262,7 +262,7 @@ pub struct Turn {
     pub to: usize,
     /// Multiple of the gradient and the pull.
     pub kick: f64,
-    /// The angle, twice the kick.
+    /// The angle, twice the kick: at most [`crate::integrate::LARGEST_TURN`].
     pub angle: f64,
 }
 
