@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from nutpie.models._jax_batch import BatchedDensity, precision
-from nutpie.models._jax_rows import _most_at_once, over_rows
+from nutpie.models import _jax_rows
+from nutpie.models._jax_batch import SMALL_CONSTANT, BatchedDensity, precision, trace
+from nutpie.models._jax_rows import _block, _largest, _most_at_once, over_rows
 
 jax = pytest.importorskip("jax")
 
@@ -67,3 +68,50 @@ def test_batches_of_matrices_come_to_an_end():
         alone, slope = evaluate(points[row : row + 1])
         np.testing.assert_allclose(logp[row], alone[0], rtol=1e-12)
         np.testing.assert_allclose(gradient[row], slope[0], rtol=1e-9, atol=1e-12)
+
+
+def regression(slopes):
+    import jax.numpy as jnp
+
+    return -0.5 * jnp.sum((jnp.sin(X) - X[:, None] ** jnp.arange(3) @ slopes) ** 2)
+
+
+@pytest.mark.parametrize("rows", [31, 32, 64, 77])
+def test_blocks_of_points_are_the_points(monkeypatch, rows):
+    monkeypatch.setattr("nutpie.models._jax_rows.LARGEST_BLOCK", 16)
+    function = jax.value_and_grad(regression)
+    points = np.random.default_rng(rows).normal(size=(rows, 3))
+    program = jax.make_jaxpr(over_rows(function))(points)
+    in_blocks = any(equation.primitive.name == "scan" for equation in program.jaxpr.eqns)
+    assert in_blocks == (rows >= 32 and jax.default_backend() == "cpu")
+    logp, gradient = jax.jit(over_rows(function))(points)
+    for row, point in enumerate(points):
+        value, slope = function(point)
+        np.testing.assert_allclose(logp[row], value, rtol=1e-12)
+        np.testing.assert_allclose(gradient[row], slope, rtol=1e-10, atol=1e-12)
+
+
+def test_sizes_of_blocks():
+    largest = _largest(jax.make_jaxpr(jax.value_and_grad(lambda x: regression(x) + in_a_loop(x[:2])))(np.ones(3)).jaxpr)
+    assert largest == 8 * len(X) ** 2
+    fits = _jax_rows.BLOCK_MEMORY // 100
+    assert [_block(fits, 1), _block(fits, 2), _block(fits - 1, 4)] == [64, 128, 256]
+    assert [_block(0, 1), _block(10**9, 1)] == [_jax_rows.LARGEST_BLOCK, _jax_rows.SMALLEST_BLOCK]
+
+
+def test_small_arrays_are_constants_of_the_program():
+    import jax.numpy as jnp
+
+    small, large = np.ones(SMALL_CONSTANT), jnp.full(SMALL_CONSTANT + 1, 2.0)
+    key = jax.random.key(0)
+
+    def function(x):
+        return x * (jnp.asarray(small).sum() + large[3]) + jax.random.uniform(key)
+
+    calls, arguments = trace(function, "float64", np.ones(1))
+    assert [a.shape for a in arguments] == [large.shape, key.shape]
+    expected = SMALL_CONSTANT + 2 + jax.random.uniform(key)
+    np.testing.assert_allclose(jax.jit(calls)(arguments, np.ones(1)), [expected])
+    # They are copies.
+    small[:] = 0.0
+    np.testing.assert_allclose(jax.jit(calls)(arguments, np.ones(1)), [expected])

@@ -40,6 +40,9 @@ T = TypeVar("T")
 WIDTH_FACTOR = 4
 SMALL_WIDTH = 8
 
+#: Most numbers of an array that is a constant of compiled code.
+SMALL_CONSTANT = 2**16
+
 #: Bytes of results of a call that `BatchedFunction` aims to stay below.
 RESULT_MEMORY = 16 * 2**20
 
@@ -62,8 +65,10 @@ def precision(dtype: Dtype) -> contextlib.AbstractContextManager[Any]:
 def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[Callable[..., Any], list[Any]]:
     """Let JAX read a function of Python once.
 
-    Its arrays, such as data, become arguments: compiled code does not repeat them, and no trace refers to the arrays of
-    the user. (While one does, JAX 0.10 takes them to be of the precision of that trace, also in other functions.)
+    Its large arrays, such as data, become arguments: compiled code does not repeat them, and does not take long to
+    compile. Small ones stay constants, with which the compiler can compute what depends on nothing else: whether
+    observations are in the support of their distribution, say. No trace refers to the arrays of the user. (While one
+    does, JAX 0.10 takes them to be of the precision of that trace, also in other functions.)
 
     Parameters
     ----------
@@ -77,22 +82,37 @@ def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[
     Returns
     -------
     callable
-        Takes the constants, then the arguments.
+        Takes the large constants, then the arguments.
     list
-        The constants.
+        The large constants.
     """
     import jax
     from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
     program, result = traced_in(dtype, lambda: jax.make_jaxpr(_once(function), return_shape=True)(*arguments))
     structure, jaxpr = jax.tree_util.tree_structure(result), program.jaxpr
-    constants = [np.array(c) if isinstance(c, np.ndarray) else c for c in program.consts]
+    is_small = [_is_small(c) for c in program.consts]
+    marked = list(zip(program.consts, is_small, strict=True))
+    small = [np.array(c) for c, here in marked if here]
+    large = [np.array(c) if isinstance(c, np.ndarray) else c for c, here in marked if not here]
 
     def call(constants: Sequence[Any], *arguments: Any) -> Any:
+        given, kept = iter(constants), iter(small)
+        every = [next(kept) if here else next(given) for here in is_small]
         flat = jax.tree_util.tree_leaves(arguments)
-        return jax.tree_util.tree_unflatten(structure, jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*flat))
+        return jax.tree_util.tree_unflatten(structure, jaxpr_as_fun(ClosedJaxpr(jaxpr, every))(*flat))
 
-    return call, constants
+    return call, large
+
+
+def _is_small(constant: Any) -> bool:
+    """Whether it is an array that compiled code may well repeat."""
+    import jax
+
+    is_array = isinstance(constant, (np.ndarray, jax.Array)) and not jax.dtypes.issubdtype(
+        constant.dtype, jax.dtypes.extended
+    )
+    return is_array and constant.size <= SMALL_CONSTANT
 
 
 def shape_of(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> Any:

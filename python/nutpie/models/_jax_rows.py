@@ -4,6 +4,9 @@ On the CPU, each call of JAX 0.10 to LAPACK for several matrices waits for the t
 As many such calls at once as there are threads wait for each other for ever: two on a machine with two cores. So where
 a function has calls that may be made at the same time, because none needs the result of the other, points are computed
 one after the other. Each call then has the matrices of one point, and does not wait.
+
+Also on the CPU, the results in between of many points do not fit into its caches, and memory for them is had from the
+system anew in each call. So points are computed in blocks.
 """
 
 from __future__ import annotations
@@ -34,6 +37,14 @@ LAPACK = frozenset(
     }
 )
 
+#: Bytes of the largest result in between, of all points of a block, for each thread. There are several such results,
+#: and they should stay in a cache of 2 MB.
+BLOCK_MEMORY = 2**18
+
+#: Fewest and most points of a block: with few, data are read often, and matrices are not multiplied at the full rate.
+SMALLEST_BLOCK = 16
+LARGEST_BLOCK = 256
+
 
 def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function of arrays with a row for each point, to be used inside of a compiled function."""
@@ -42,8 +53,12 @@ def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     def of_rows(*arguments: Any) -> Any:
         if jax.default_backend() == "cpu":
             one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in arguments]
-            if _most_at_once(jax.make_jaxpr(function)(*one).jaxpr) >= _threads():
+            program = jax.make_jaxpr(function)(*one).jaxpr
+            if _most_at_once(program) >= _threads():
                 return jax.lax.map(lambda row: function(*row), arguments)
+            block = _block(_largest(program), _threads())
+            if len(arguments[0]) >= 2 * block:
+                return jax.lax.map(lambda row: function(*row), arguments, batch_size=block)
         return jax.vmap(function)(*arguments)
 
     return of_rows
@@ -84,6 +99,25 @@ def _most_at_once(program: Any) -> int:
         for k in (later, earlier)
     }
     return max(most, sum(calls[k][1] for k in apart))
+
+
+def _block(size: int, threads: int) -> int:
+    """Return how many points a block has whose largest result in between has so many bytes: a power of two."""
+    fits = max(1, BLOCK_MEMORY * threads // max(size, 1))
+    return min(max(2 ** (fits.bit_length() - 1), SMALLEST_BLOCK), LARGEST_BLOCK)
+
+
+def _largest(program: Any) -> int:
+    """Return the number of bytes of the largest array that a program computes."""
+    import jax
+
+    sizes = [0]
+    for equation in program.eqns:
+        sizes += [
+            v.aval.size * v.aval.dtype.itemsize for v in equation.outvars if isinstance(v.aval, jax.core.ShapedArray)
+        ]
+        sizes += [_largest(inner) for inner in _programs(equation)]
+    return max(sizes)
 
 
 def _programs(equation: Any) -> Iterator[Any]:
