@@ -1,11 +1,14 @@
 """Densities with several matrices to factorise, at many points at once."""
 
+import os
+
 import numpy as np
 import pytest
 
 from nutpie.models import _jax_rows
-from nutpie.models._jax_batch import SMALL_CONSTANT, BatchedDensity, precision, trace
-from nutpie.models._jax_rows import _block, _largest, _most_at_once, over_rows
+from nutpie.models._jax_batch import SINGLE_WORK, SMALL_CONSTANT, BatchedDensity, precision, prompt_device, trace
+from nutpie.models._jax_cost import largest_result, most_lapack_calls, work
+from nutpie.models._jax_rows import _block, over_rows
 
 jax = pytest.importorskip("jax")
 
@@ -45,7 +48,7 @@ def plain(p):
 )
 def test_calls_that_may_be_made_at_once_are_counted(density, least, most):
     for function in (density, jax.grad(density) if density is not in_a_loop else density):
-        assert least <= _most_at_once(jax.make_jaxpr(function)(np.ones(2)).jaxpr) <= most
+        assert least <= most_lapack_calls(jax.make_jaxpr(function)(np.ones(2)).jaxpr) <= most
 
 
 def test_points_with_such_calls_are_computed_one_after_the_other(monkeypatch):
@@ -92,7 +95,9 @@ def test_blocks_of_points_are_the_points(monkeypatch, rows):
 
 
 def test_sizes_of_blocks():
-    largest = _largest(jax.make_jaxpr(jax.value_and_grad(lambda x: regression(x) + in_a_loop(x[:2])))(np.ones(3)).jaxpr)
+    largest = largest_result(
+        jax.make_jaxpr(jax.value_and_grad(lambda x: regression(x) + in_a_loop(x[:2])))(np.ones(3)).jaxpr
+    )
     assert largest == 8 * len(X) ** 2
     fits = _jax_rows.BLOCK_MEMORY // 100
     assert [_block(fits, 1), _block(fits, 2), _block(fits - 1, 4)] == [64, 128, 256]
@@ -115,3 +120,33 @@ def test_small_arrays_are_constants_of_the_program():
     # They are copies.
     small[:] = 0.0
     np.testing.assert_allclose(jax.jit(calls)(arguments, np.ones(1)), [expected])
+
+
+def test_work_is_counted():
+    def count(function, *arguments):
+        return work(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+    a = np.ones((5, 7))
+    assert count(lambda x: x + 1.0, a) == 35
+    assert count(lambda x: x.sum(), a) == 35
+    assert count(lambda x: x @ x.T, a) == 35 + 5 * 5 * 7
+    assert count(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y + 1.0, x), a) >= 3 * 35
+    assert count(lambda x: jax.numpy.linalg.cholesky(x @ x.T), a) >= 35 + 5 * 5 * 7 + 5 * 5 * 5
+
+
+def test_small_calls_are_made_by_one_thread():
+    if jax.default_backend() != "cpu":
+        pytest.skip("JAX is not on the CPU")
+    density = BatchedDensity(jax.value_and_grad(regression), 3, "float64")
+    one = work(jax.make_jaxpr(jax.value_and_grad(regression))(np.ones(3)).jaxpr)
+    few, many = (SINGLE_WORK // one + more for more in (0, 1))
+    points = np.random.default_rng(2).normal(size=(40, 3))
+    found = [density.for_run(chains=chains)(points)[1] for chains in (few, many)]
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    assert [*density._placed] == [prompt_device(single=True), prompt_device(single=False)]
+    assert prompt_device(single=False) is not prompt_device(single=True)
+    assert "PJRT_NPROC" not in os.environ
+    # Threads of LAPACK calls wait for each other.
+    matrices = BatchedDensity(jax.value_and_grad(process), 2, "float64")
+    matrices.for_run(chains=1)
+    assert [*matrices._placed] == [prompt_device(single=False)]
