@@ -12,13 +12,14 @@ mod harness;
 #[path = "measuring.rs"]
 mod measuring;
 
+use nutpie_core::device::Device;
 use nutpie_core::error::Result;
 use nutpie_core::integrate::Integrator;
 use nutpie_core::kernel::hmc::{HmcSettings, Trajectory};
 use nutpie_core::kernel::transitions::{Tuned, TunedState};
 use nutpie_core::kernel::{KernelState, Sampler};
 use nutpie_core::settings::Settings;
-use nutpie_core::trace::{Record, Store};
+use nutpie_core::trace::{Records, Store};
 
 use measuring::{Normal, density, metric_of, seconds};
 
@@ -63,7 +64,7 @@ fn kernels() -> Vec<Timed> {
 struct Nowhere;
 
 impl Store for Nowhere {
-    fn append(&mut self, _record: &Record<'_>) -> Result<()> {
+    fn append(&mut self, _dev: &mut dyn Device, _records: &Records<'_>) -> Result<()> {
         Ok(())
     }
 }

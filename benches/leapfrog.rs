@@ -18,7 +18,9 @@ use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::chain::{Chain, N_STATISTICS};
 use nutpie_core::density::OnHost;
-use nutpie_core::device::{Cpu, Device, Leaf, Moments, Phase, Refresh, Sample, Span, Step};
+use nutpie_core::device::{
+    Addition, Cpu, Device, Fit, Leaf, Moments, Phase, Place, Refresh, Sample, Span, Step,
+};
 use nutpie_core::rng::{Key, Purpose};
 use nutpie_core::settings::Settings;
 use nutpie_core::trace::{Keep, MemoryStore};
@@ -160,7 +162,7 @@ fn phases(dim: usize) -> [f64; 5] {
     let key = Key { seed: 1, chain: 0, draw: 0 };
     let mut kinetic = [0.0];
     let mut dots = [[0.0; 2]; 4];
-    dev.metric_from_gradient(&metrics, 0, &phase, 0).expect("metric");
+    dev.metric_from_gradient(&metrics, &phase, &[Place { metric: 0, row: 0 }]).expect("metric");
     let mut at = 0;
     let mut next = || {
         at = (at + 1) % 6;
@@ -180,7 +182,7 @@ fn phases(dim: usize) -> [f64; 5] {
             let row = next();
             let span = |k: usize| Span { start: (row + k) % 6, adjacent: false };
             let spans_of = [span(1), span(2), span(3), span(4)];
-            let leaf = Leaf { metric: 0, row, kick: 1e-3, onward: None, spans };
+            let leaf = Leaf { metric: 0, row, kick: 1e-3, onward: None, spans, passing: false };
             dev.finish_leaf(&phase, &metrics, &[leaf], &spans_of[..spans], &mut kinetic, &mut dots[..spans])
                 .expect("leaf");
         })
@@ -188,8 +190,9 @@ fn phases(dim: usize) -> [f64; 5] {
     let (bare, two) = (leaf(0), leaf(2));
     let adapt = best(calls, || {
         let samples = [Sample { row: 0, count: 10 }, Sample { row: 1, count: 10 }];
-        dev.accumulate(&moments, samples[1], &phase, 0).expect("moments");
-        dev.fit_fisher_diag(&metrics, 0, &moments, samples).expect("fit");
+        let addition = Addition { sample: samples[1], point: 0 };
+        dev.accumulate(&moments, &phase, &[addition]).expect("moments");
+        dev.fit_fisher_diag(&metrics, &moments, &[Fit { metric: 0, samples }]).expect("fit");
     });
     [refresh, kick_drift, bare, two, adapt].map(|s| s * 1e9)
 }

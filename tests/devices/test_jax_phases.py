@@ -281,22 +281,30 @@ def test_estimators(twin):
             expected = ((values - values.mean(0)) ** 2).sum(0) if of_squares else values.mean(0)
             np.testing.assert_allclose(device.download_row(moments[buf], row), expected, atol=1e-12)
     device.set_coupling(0, 1, None)
-    device.fit_fisher_diag((*moments, *bufs[4:7]), np.array([[1, 0, 2]]), np.array([[5.0, 3.0]]))
-    together = [array[rows[0] + rows[2]] for array in (x, g)]
-    inverse = together[0].std(0) / together[1].std(0)
-    np.testing.assert_allclose(device.download_row(bufs[4], 1), inverse, rtol=1e-10)
-    np.testing.assert_allclose(device.download_row(bufs[5], 1), inverse**-0.5, rtol=1e-10)
-    center = together[0].mean(0) + inverse * together[1].mean(0)
-    np.testing.assert_allclose(device.download_row(bufs[6], 1), center, rtol=1e-9, atol=1e-9)
-    found = twin.call("fisher_distance", [(0, 3), (2, 4)])
+    device.set_coupling(0, 2, None)
+    # The second of the other chain's samples is empty.
+    lines, counts = np.array([[1, 0, 2], [2, 2, 2]]), np.array([[5.0, 3.0], [3.0, 0.0]])
+    device.fit_fisher_diag((*moments, *bufs[4:7]), lines, counts)
+    for chain, points in [(1, rows[0] + rows[2]), (2, rows[2])]:
+        together = [array[points] for array in (x, g)]
+        inverse = together[0].std(0) / together[1].std(0)
+        np.testing.assert_allclose(device.download_row(bufs[4], chain), inverse, rtol=1e-10)
+        np.testing.assert_allclose(device.download_row(bufs[5], chain), inverse**-0.5, rtol=1e-10)
+        center = together[0].mean(0) + inverse * together[1].mean(0)
+        np.testing.assert_allclose(device.download_row(bufs[6], chain), center, rtol=1e-9, atol=1e-9)
+        twin.centers[chain], twin.inverse[chain] = center, np.diag(inverse)
+        twin.mass[chain] = np.diag(1 / inverse)
+    found = twin.call("fisher_distance", [(0, 3), (2, 4), (1, 6)])
     expected = []
-    for chain, row in [(0, 3), (2, 4)]:
+    for chain, row in [(0, 3), (2, 4), (1, 6)]:
         z = x[row] - twin.centers[chain] + twin.velocity(chain, g[row])
         expected.append(z @ twin.mass[chain] @ z)
     twin.agree(found, expected)
-    twin.call("metric_from_gradient", [(0, 5)])
-    np.testing.assert_allclose(device.download_row(bufs[4], 0), 1 / abs(g[5]), rtol=1e-12)
-    np.testing.assert_allclose(device.download_row(bufs[6], 0), x[5] + np.sign(g[5]), rtol=1e-10, atol=1e-12)
+    twin.call("metric_from_gradient", [(0, 5), (2, 1), (1, 8)])
+    for chain, row in [(0, 5), (2, 1), (1, 8)]:
+        np.testing.assert_allclose(device.download_row(bufs[4], chain), 1 / abs(g[row]), rtol=1e-12)
+        center = x[row] + np.sign(g[row])
+        np.testing.assert_allclose(device.download_row(bufs[6], chain), center, rtol=1e-10, atol=1e-12)
 
 
 def test_gradients_and_copies(twin):
@@ -306,9 +314,13 @@ def test_gradients_and_copies(twin):
     for row in (2, 5):
         value, g[row] = twin.gradient(x[row])
         expected.append(value)
-    twin.device.copy((twin.bufs[0], twin.bufs[1]), np.array([[3, 8]]), np.zeros((1, 0)))
-    p[8] = x[3]
+    lines = np.array([[3, 8], [1, 6], [3, 0]])
+    twin.device.copy((twin.bufs[0], twin.bufs[1]), lines, np.zeros((3, 0)))
+    p[lines[:, 1]] = x[lines[:, 0]]
     twin.agree(found, expected)
+    for rows in ([4], [7, 2, 5]):
+        found = twin.device.download_rows(twin.bufs[0], np.array(rows))
+        np.testing.assert_array_equal(found.reshape(len(rows), -1), x[rows])
 
 
 def test_energies_are_sums_in_double_precision():

@@ -77,7 +77,7 @@ def _glide(arrays: Any, couplings: Any, ints: Any, floats: Any) -> Any:
 def _finish_leaf(arrays: Any, couplings: Any, ints: Any, floats: Any, spans: Any, chunks: Any) -> Any:
     points = Points(*arrays[:3])
     under = _under(arrays, couplings, ints)
-    new, found = phases.finish(points, points.at(ints[:, 1]), under, floats, spans, chunks)
+    new, found = phases.finish(points, points.at(ints[:, 1]), under, ints[:, 3], floats, spans, chunks)
     return new, _flat(*found)
 
 
@@ -134,7 +134,7 @@ def _diagonal_of_gradient(arrays: Any, ints: Any) -> Any:
 def _fit_fisher_diag(arrays: Any, ints: Any, floats: Any) -> Any:
     row, one, two = ints.T
     first, second = ([array[rows] for array in arrays[:4]] for rows in (one, two))
-    counts = floats[0].astype(arrays[0].dtype)
+    counts = phases.columns(floats, arrays[0])
     return phases.fit_fisher_diag(first, second, counts, [array[row] for array in arrays[4:7]])
 
 
@@ -235,15 +235,22 @@ class JaxDevice:
         return np.asarray(_rows(self._arrays[buf])).astype(np.float64).ravel()
 
     @double
+    def download_rows(self, buf: int, rows: np.ndarray) -> np.ndarray:
+        """Read some rows of an array, one after the other."""
+        table = self._table(rows[:, None], _power_of_two(len(rows)), [buf], {})
+        found = np.asarray(_row(self._arrays[buf], table[:, 0]))[: len(rows)]
+        return found.astype(np.float64).ravel()
+
+    @double
     def download_row(self, buf: int, row: int) -> np.ndarray:
         """Read a row."""
         return np.asarray(_row(self._arrays[buf], row)).astype(np.float64)
 
     @double
     def copy(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> None:
-        """Copy a row of an array to one of another."""
-        source, target = ints[0]
-        self._store([bufs[1]], [np.array([target])], [[_row(self._arrays[bufs[0]], source)[None]]])
+        """Copy rows of an array to those of another."""
+        table = self._table(ints, _power_of_two(len(ints)), bufs, {1: 1})
+        self._store([bufs[1]], [table[:, 1]], [[_row(self._arrays[bufs[0]], table[:, 0])]])
 
     @double
     def alloc_metrics(self, bufs: Sequence[int]) -> None:
@@ -461,15 +468,18 @@ class JaxDevice:
 
     @double
     def metric_from_gradient(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> None:
-        """Make a diagonal metric of a gradient."""
-        new = _diagonal_of_gradient(self._of(bufs)[0], np.asarray(ints, np.int32))
-        self._store(bufs[4:7], [ints[:, 0]], [[part] for part in new])
+        """Make diagonal metrics of gradients."""
+        table = self._table(ints, _power_of_two(len(ints)), bufs, {0: 4})
+        new = _diagonal_of_gradient(self._of(bufs)[0], table)
+        self._store(bufs[4:7], [table[:, 0]], [[part] for part in new])
 
     @double
     def fit_fisher_diag(self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray) -> None:
-        """Make a diagonal metric of moments; ``bufs`` are four arrays of them and three of the metrics."""
-        new = _fit_fisher_diag([self._arrays[buf] for buf in bufs], np.asarray(ints, np.int32), floats)
-        self._store(bufs[4:7], [ints[:, 0]], [[part] for part in new])
+        """Make diagonal metrics of moments; ``bufs`` are four arrays of them and three of the metrics."""
+        width = _power_of_two(len(ints))
+        table = self._table(ints, width, bufs, {0: 4})
+        new = _fit_fisher_diag([self._arrays[buf] for buf in bufs], table, self._floats(floats, width))
+        self._store(bufs[4:7], [table[:, 0]], [[part] for part in new])
 
 
 @jax.jit

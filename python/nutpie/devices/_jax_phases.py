@@ -150,7 +150,8 @@ def dot(a: Any, b: Any) -> Any:
     return (a.astype(jnp.float64) * b.astype(jnp.float64)).sum(1)
 
 
-def _columns(floats: Any, like: Any) -> list[Any]:
+def columns(floats: Any, like: Any) -> list[Any]:
+    """Return the columns of a table, each to be multiplied with rows of an array."""
     return [floats[:, i, None].astype(like.dtype) for i in range(floats.shape[1])]
 
 
@@ -170,13 +171,15 @@ def _span_dots(points: Points, ends: Points, under: Under, kick: Any, spans: Any
     return lax.fori_loop(0, chunks, some, jnp.zeros((len(spans), 2)))
 
 
-def finish(points: Points, new: Points, under: Under, floats: Any, spans: Any, chunks: Any) -> tuple[Any, ...]:
+def finish(
+    points: Points, new: Points, under: Under, passing: Any, floats: Any, spans: Any, chunks: Any
+) -> tuple[Any, ...]:
     """Second half of a leapfrog step at ``new``, and the first half of the next one, if there are spans.
 
-    The floats are the kick and the drift onward. Returns the momentum, then position and momentum of the next point,
+    The floats are the kick and the drift onward. Momenta that are ``passing`` stay what they were. Returns the momentum, then position and momentum of the next point,
     if there are spans; kinetic energies and inner products.
     """
-    kick, onward = _columns(floats, new.x)
+    kick, onward = columns(floats, new.x)
     p = new.p + kick * new.g
     kinetic = 0.5 * dot(p, under.velocity(p))
     if spans is None:
@@ -184,7 +187,7 @@ def finish(points: Points, new: Points, under: Under, floats: Any, spans: Any, c
     half = p + kick * new.g
     beyond = new.x + onward * under.velocity(half)
     dots = _span_dots(points, Points(new.x, p, new.g), under, kick, spans, chunks)
-    return (p, beyond, half), (kinetic, dots)
+    return (jnp.where(passing[:, None] > 0, new.p, p), beyond, half), (kinetic, dots)
 
 
 def leapfrog(
@@ -192,21 +195,22 @@ def leapfrog(
 ) -> tuple[Any, ...]:
     """Return new rows (x, p, g, and x and p onward if there are spans), and log densities, energies and inner products.
 
-    Columns: chain, start, new point, whether the first half was done before, point onward; kick, drift, drift onward.
+    Columns: chain, start, new point, whether the first half was done before, point onward, whether the new momentum stays
+    what it was; kick, drift, drift onward.
     """
-    kick, drift, _ = _columns(floats, points.x)
+    kick, drift, _ = columns(floats, points.x)
     start, begun = points.at(ints[:, 1]), ints[:, 3, None] > 0
     p = jnp.where(begun, start.p, start.p + kick * start.g)
     x = jnp.where(begun, start.x, start.x + drift * under.velocity(p))
     logp, g = density(x)
     g = g.astype(x.dtype)
-    (p, *onward), found = finish(points, Points(x, p, g), under, floats[:, 0:3:2], spans, chunks)
+    (p, *onward), found = finish(points, Points(x, p, g), under, ints[:, 5], floats[:, 0:3:2], spans, chunks)
     return (x, p, g, *onward), (logp.astype(jnp.float64), *found)
 
 
 def glide(points: Points, under: Under, ints: Any, floats: Any) -> tuple[Any, Any]:
     """Return positions and momenta. Columns: chain, start, new point; scale, kick, drift."""
-    scale, kick, drift = _columns(floats, points.x)
+    scale, kick, drift = columns(floats, points.x)
     x, p, g = points.at(ints[:, 1])
     p = scale * p + kick * g
     return x + drift * under.velocity(p), p
@@ -242,7 +246,7 @@ def renew(p: Any, under: Under, words: Any, keep: Any) -> tuple[Any, Any]:
 
 def turn(points: Points, m: Any, under: Under, floats: Any) -> tuple[Any, Any, Any]:
     """Return positions, momenta and pulls after half an exact-normal step. Columns: kick, angle."""
-    (kick,) = _columns(floats[:, :1], points.x)
+    (kick,) = columns(floats[:, :1], points.x)
     sin, cos = jnp.sin(floats[:, 1:]), jnp.cos(floats[:, 1:])
     # 1 - cos without cancellation.
     sin, cos, fall = (v.astype(points.x.dtype) for v in (sin, cos, sin * sin / (1.0 + cos)))
@@ -254,14 +258,14 @@ def turn(points: Points, m: Any, under: Under, floats: Any) -> tuple[Any, Any, A
 
 def finish_turn(p: Any, g: Any, m: Any, under: Under, floats: Any) -> tuple[Any, Any]:
     """Return momenta and their energies."""
-    (kick,) = _columns(floats[:, :1], p)
+    (kick,) = columns(floats[:, :1], p)
     p = p + kick * (g + m)
     return p, 0.5 * dot(p, under.velocity(p))
 
 
 def reach(points: Points, under: Under, ints: Any, floats: Any, spans: Any) -> Any:
     """Return inner products of spans that end in points. Columns: chain, point; half."""
-    (half,) = _columns(floats, points.x)
+    (half,) = columns(floats, points.x)
     start, owner = points.at(spans[:, 0]), spans[:, 1]
     end, half = points.at(ints[owner, 1]), half[owner]
     way = (end.x - start.x + half * under.of(owner).velocity(start.p + end.p)) / (2 * half)
@@ -291,7 +295,7 @@ def diagonal_of_gradient(x: Any, g: Any) -> tuple[Any, Any, Any]:
 
 
 def fit_fisher_diag(one: Any, two: Any, counts: Any, old: Any) -> tuple[Any, Any, Any]:
-    """Return diagonal, root and centre for the union of two samples (Chan, Golub and LeVeque 1983).
+    """Return diagonals, roots and centres for unions of two samples (Chan, Golub and LeVeque 1983).
 
     ``one`` and ``two`` have means and sums of squared deviations of positions, then of gradients.
     """

@@ -3,20 +3,22 @@
 //! Chains do not wait for each other's trees: each finishes its trajectory, gives its draw away and begins the next. A CPU
 //! thread runs a block of one chain; a batched density or a GPU runs all chains as one block.
 
+mod begin;
+
 use std::sync::Arc;
 
 use crate::adapt::Adaptation;
 use crate::adapt::pool::Pool;
-use crate::chain::{Arrays, Chain, ChainState};
+use crate::chain::{Absorbed, Arrays, Before, Chain, ChainState, Errands};
 use crate::density::Density;
-use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Renewal, Row};
-use crate::error::{Error, Result};
-use crate::estimator::fisher_diag::FisherDiag;
+use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Renewal};
+use crate::error::Result;
+use crate::estimator::fisher_diag::{FisherDiag, Updates};
 use crate::integrate::{Batch, Integrator};
 use crate::kernel::{Outcome, Sampler};
 use crate::metric::Metric;
 use crate::settings::Settings;
-use crate::trace::Store;
+use crate::trace::{Record, Records, Store};
 
 /// Where a chain begins.
 #[derive(Clone, Debug)]
@@ -70,8 +72,13 @@ pub struct Block {
     pools: Vec<Pool>,
     batch: Batch,
     active: Vec<usize>,
-    /// Chains whose draw is complete.
-    drawn: Vec<usize>,
+    errands: Errands,
+    /// Chains that tried a way out of a bad start.
+    tried: Vec<usize>,
+    /// Draws that are complete.
+    drawn: Vec<Finished>,
+    records: Vec<Record>,
+    updates: Updates,
     refreshes: Vec<Refresh>,
     refreshed: Vec<usize>,
     renewals: Vec<Renewal>,
@@ -116,7 +123,11 @@ impl Block {
             pools: vec![Pool::default(); pools],
             batch: Batch::new(n, n * settings.sampler.spans(settings)),
             active: Vec::with_capacity(n),
+            errands: Errands { kept: Vec::with_capacity(n), lacking: Vec::with_capacity(n) },
+            tried: Vec::with_capacity(n),
             drawn: Vec::with_capacity(n),
+            records: Vec::with_capacity(n),
+            updates: Updates::new(n),
             refreshes: Vec::with_capacity(n),
             refreshed: Vec::with_capacity(n),
             renewals: Vec::with_capacity(n),
@@ -127,64 +138,6 @@ impl Block {
             pulled: Vec::with_capacity(n),
             products: vec![[0.0; 2]; n],
         })
-    }
-
-    /// New chains.
-    pub fn start(
-        dev: Box<dyn Device>,
-        density: Box<dyn Density>,
-        settings: &Settings,
-        starts: &[Start<'_>],
-        pooling: Pooling,
-    ) -> Result<Self> {
-        let ids: Vec<u64> = starts.iter().map(|start| start.chain).collect();
-        let mut block = Self::empty(dev, density, settings, &ids, pooling)?;
-        let Block { dev, density, arrays, chains, .. } = &mut block;
-        let mut rows = Vec::with_capacity(chains.len());
-        for (chain, Start { x, .. }) in chains.iter().zip(starts) {
-            if x.len() != arrays.dim {
-                return Err(Error::State(format!(
-                    "an initial point of {} numbers, not {}",
-                    x.len(),
-                    arrays.dim
-                )));
-            }
-            rows.push(chain.current_row());
-            dev.write(Row { buf: arrays.phase.x, index: chain.current_row() }, x)?;
-        }
-        let mut logp = vec![0.0; rows.len()];
-        density.logp_grad(&mut **dev, &arrays.phase, &rows, &mut logp)?;
-        for ((chain, logp), start) in chains.iter_mut().zip(logp).zip(starts) {
-            chain.start(&mut **dev, arrays, logp, start.metric.as_ref())?;
-        }
-        Ok(block)
-    }
-
-    /// Chains that go on from their states, with the pools that they had. The settings are those of the states, but for the
-    /// number of draws.
-    pub fn resume(
-        dev: Box<dyn Device>,
-        density: Box<dyn Density>,
-        states: &[ChainState],
-        pools: &[Pool],
-        draws: u64,
-    ) -> Result<Self> {
-        let Some(first) = states.first() else {
-            return Err(Error::State("there is none".into()));
-        };
-        let settings = Settings { draws, ..first.settings.clone() };
-        let ids: Vec<u64> = states.iter().map(|state| state.chain).collect();
-        let mut block = Self::empty(dev, density, &settings, &ids, Pooling::Here)?;
-        if pools.len() == block.pools.len() {
-            block.pools.clone_from_slice(pools);
-        } else {
-            return Err(Error::State(format!("it has {} pools, not {}", pools.len(), block.pools.len())));
-        }
-        let Block { dev, arrays, chains, .. } = &mut block;
-        for (chain, state) in chains.iter_mut().zip(states) {
-            chain.load(&mut **dev, arrays, state)?;
-        }
-        Ok(block)
     }
 
     /// The chains.
@@ -223,10 +176,14 @@ impl Block {
     /// Go on after the pool has met.
     pub fn after_meeting(&mut self) -> Result<()> {
         let Block { dev, arrays, chains, .. } = self;
+        let mut before = Before::default();
         chains
             .iter_mut()
             .filter(|chain| chain.waiting())
-            .try_for_each(|chain| chain.after_meeting(&mut **dev, arrays))
+            .try_for_each(|chain| chain.after_meeting(&mut **dev, arrays, &mut before))?;
+        // Momenta of an ensemble follow their metrics.
+        dev.read_rows(arrays.phase.p, &mut chains.iter_mut().flat_map(|chain| chain.wanted(false)))?;
+        dev.write_rows(arrays.phase.p, &mut chains.iter_mut().filter_map(Chain::rescaled))
     }
 
     /// Let the chains meet that only wait for chains of this block.
@@ -327,25 +284,86 @@ impl Block {
             return Ok(());
         }
         batch.run(&mut **dev, &mut **density, &arrays.phase, &arrays.metrics)?;
-        self.drawn.clear();
-        self.places.clear();
+        self.absorb()?;
+        self.leave_bad_starts()?;
+        self.finish_draws(store)?;
+        for mut done in self.drawn.drain(..) {
+            let chain = &self.chains[done.index];
+            (done.step_size, done.last) = (chain.step_size(), chain.done());
+            finished(done);
+        }
+        Ok(())
+    }
+
+    /// Let the chains take in their steps.
+    fn absorb(&mut self) -> Result<()> {
+        let Block { dev, arrays, chains, batch, errands, tried, drawn, places, .. } = self;
+        errands.kept.clear();
+        errands.lacking.clear();
+        tried.clear();
+        drawn.clear();
+        places.clear();
         for (arrival, &index) in batch.arrivals().zip(&self.active) {
-            if let Some(place) = chains[index].absorb(&arrival, &mut **dev, arrays)? {
-                self.drawn.push(index);
-                self.places.push(place);
+            let chain = &mut chains[index];
+            match chain.absorb(&arrival, errands) {
+                Absorbed::Step => {}
+                Absorbed::Try => tried.push(index),
+                Absorbed::Draw(place) => {
+                    let (outcome, tuning) = (chain.outcome(), chain.tuning());
+                    drawn.push(Finished {
+                        index,
+                        outcome,
+                        step_size: chain.step_size(),
+                        tuning,
+                        last: false,
+                    });
+                    places.push(place);
+                }
             }
         }
+        let Errands { kept, lacking } = errands;
+        if !lacking.is_empty() {
+            let energies = &mut self.kinetic_again[..lacking.len()];
+            dev.finish_leaf(&arrays.phase, &arrays.metrics, lacking, &[], energies, &mut [])?;
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        [arrays.phase.x, arrays.phase.g].into_iter().try_for_each(|buf| dev.copy(buf, buf, kept))
+    }
+
+    /// Let positions and gradients come to the host that chains want.
+    fn fetch(&mut self) -> Result<()> {
+        let Block { dev, arrays, chains, .. } = self;
+        for (buf, gradients) in [(arrays.phase.x, false), (arrays.phase.g, true)] {
+            dev.read_rows(buf, &mut chains.iter_mut().flat_map(|chain| chain.wanted(gradients)))?;
+        }
+        Ok(())
+    }
+
+    /// Give the draws that are complete to the adaptation and to the store. All chains take each part of it together.
+    fn finish_draws(&mut self, store: &mut dyn Store) -> Result<()> {
         if self.drawn.is_empty() {
             return Ok(());
         }
-        let distances = &mut self.kinetic[..self.places.len()];
-        dev.fisher_distance(&arrays.phase, &arrays.metrics, &self.places, distances)?;
-        for (&index, distance) in self.drawn.iter().zip(distances) {
-            let chain = &mut chains[index];
-            let tuning = chain.tuning();
-            let outcome = chain.finish_draw(*distance, &mut **dev, arrays, store)?;
-            finished(Finished { index, outcome, step_size: chain.step_size(), tuning, last: chain.done() });
+        let Block { dev, arrays, chains, drawn, records, places, .. } = self;
+        let Arrays { dim, phase, metrics, moments } = *arrays;
+        let distances = &mut self.kinetic[..places.len()];
+        dev.fisher_distance(&phase, &metrics, places, distances)?;
+        records.clear();
+        for (Finished { index, outcome, .. }, distance) in drawn.iter().zip(distances) {
+            records.push(chains[*index].record(outcome, *distance));
+            chains[*index].show(outcome, dim);
         }
-        Ok(())
+        self.fetch()?;
+        let Block { dev, chains, drawn, records, updates, .. } = self;
+        for Finished { index, outcome, .. } in &*drawn {
+            chains[*index].adapt(outcome, updates);
+        }
+        updates.run(&mut **dev, &metrics, &moments, &phase)?;
+        for (Finished { index, outcome, .. }, record) in drawn.iter().zip(&mut *records) {
+            chains[*index].finish_draw(outcome, record, &mut **dev, &self.arrays)?;
+        }
+        store.append(&mut **dev, &Records { draws: records, phase, metrics, dim })
     }
 }

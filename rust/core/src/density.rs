@@ -89,19 +89,40 @@ impl<D: HostDensity> OnHost<D> {
         OnHost { density, x: Vec::new(), grad: Vec::new() }
     }
 
-    fn through_copy(
+    /// All points come to the host together, and so do their gradients go back.
+    fn through_copies(
         &mut self,
         dev: &mut dyn Device,
-        x: Row,
-        g: Row,
-    ) -> Result<std::result::Result<f64, Failure>> {
+        phase: &Phase,
+        rows: &[usize],
+        logp: &mut [f64],
+    ) -> Result<()> {
         let dim = self.density.dim();
-        self.x.resize(dim, 0.0);
-        self.grad.resize(dim, 0.0);
-        dev.read(x, &mut self.x)?;
-        let value = self.density.logp_grad(&self.x, &mut self.grad);
-        dev.write(g, &self.grad)?;
-        Ok(value)
+        let together = (MOST_COPIED / dim.max(1)).max(1);
+        for (rows, logp) in rows.chunks(together).zip(logp.chunks_mut(together)) {
+            self.x.resize(rows.len() * dim, 0.0);
+            self.grad.resize(rows.len() * dim, 0.0);
+            let (rows, length) = (rows.iter().copied(), dim.max(1));
+            dev.read_rows(phase.x, &mut rows.clone().zip(self.x.chunks_mut(length)))?;
+            for (i, logp) in logp.iter_mut().enumerate() {
+                let own = i * dim..(i + 1) * dim;
+                *logp = usable(self.density.logp_grad(&self.x[own.clone()], &mut self.grad[own]))?;
+            }
+            dev.write_rows(phase.g, &mut rows.zip(self.grad.chunks(length)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Numbers of points that are on the host at a time where the device has memory of its own.
+const MOST_COPIED: usize = 1 << 22;
+
+/// NaN for a recoverable error.
+fn usable(value: std::result::Result<f64, Failure>) -> Result<f64> {
+    match value {
+        Ok(value) => Ok(value),
+        Err(Failure::Recoverable) => Ok(f64::NAN),
+        Err(Failure::Fatal(source)) => Err(Error::Density(source)),
     }
 }
 
@@ -117,17 +138,12 @@ impl<D: HostDensity> Density for OnHost<D> {
         rows: &[usize],
         logp: &mut [f64],
     ) -> Result<()> {
-        for (&index, logp) in rows.iter().zip(logp) {
+        for (i, &index) in rows.iter().enumerate() {
             let (x, g) = (Row { buf: phase.x, index }, Row { buf: phase.g, index });
-            let value = match dev.host_pair(x, g) {
-                Some((x, g)) => self.density.logp_grad(x, g),
-                None => self.through_copy(dev, x, g)?,
+            let Some((x, g)) = dev.host_pair(x, g) else {
+                return self.through_copies(dev, phase, &rows[i..], &mut logp[i..]);
             };
-            *logp = match value {
-                Ok(value) => value,
-                Err(Failure::Recoverable) => f64::NAN,
-                Err(Failure::Fatal(source)) => return Err(Error::Density(source)),
-            };
+            logp[i] = usable(self.density.logp_grad(x, g))?;
         }
         Ok(())
     }

@@ -286,7 +286,7 @@ impl Batch {
             self.steps.push(Step { metric, from, to, kick: 0.5 * step, drift: step });
         }
         let onward = onward.map(|to| (to, step));
-        self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, onward, spans });
+        self.leaves.push(Leaf { metric, row: to, kick: 0.5 * step, onward, spans, passing: false });
         self.rows.push(to);
     }
 
@@ -295,6 +295,16 @@ impl Batch {
         let range = self.spans.add(spans);
         self.found.push(Where::Leaf(self.leaves.len(), range));
         self.push_leapfrog(request, range[1] - range[0]);
+    }
+
+    /// Add a leapfrog step whose new momentum nobody wants if there is one onward ([`Leaf::passing`]).
+    pub fn push_passing(&mut self, request: Request) {
+        let place = self.spans.asked.len();
+        self.found.push(Where::Leaf(self.leaves.len(), [place; 2]));
+        self.push_leapfrog(request, 0);
+        if let Some(leaf) = self.leaves.last_mut() {
+            leaf.passing = leaf.onward.is_some();
+        }
     }
 
     /// Add a leapfrog step that is part of a larger one of size `reach`, with spans of larger ones ([`Reach`]).

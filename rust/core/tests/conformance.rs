@@ -16,8 +16,8 @@ use devices::{Candidate, all};
 use metrics::{coupled, scattered};
 use naive::Naive;
 use nutpie_core::device::{
-    Buf, Device, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample, Span,
-    Step, Turn,
+    Addition, Buf, Device, Fit, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row,
+    Sample, Span, Step, Turn,
 };
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose};
@@ -37,12 +37,15 @@ struct Chains<'a> {
     numbers: Vec<Vec<f64>>,
 }
 
-/// The metrics of all chains: diagonal ones, and of some rank, common to several chains or not.
+/// The metrics of all chains: diagonal ones, and of some rank, each common to several chains or not.
 fn metrics_of(dim: usize, chains: usize, rank: usize) -> Vec<Arc<Metric>> {
     let inv_mass = |c: usize| scattered(dim, 60 + c).iter().map(|v| v.exp()).collect::<Vec<_>>();
-    let shared = Arc::new(coupled(dim, rank, 0));
+    let shared = match rank {
+        0 => Arc::new(Metric::diagonal(&inv_mass(0), scattered(dim, 70))),
+        _ => Arc::new(coupled(dim, rank, 0)),
+    };
     let metric = |c: usize| match (rank, c % 4) {
-        (0, _) | (_, 1) => Arc::new(Metric::diagonal(&inv_mass(c), scattered(dim, 70 + c))),
+        (0, 2 | 3) | (_, 1) => Arc::new(Metric::diagonal(&inv_mass(c), scattered(dim, 70 + c))),
         (_, 3) if c < 8 => Arc::new(coupled(dim, rank.min(2), 5)),
         _ => shared.clone(),
     };
@@ -167,19 +170,16 @@ impl<'a> Chains<'a> {
             "fisher_distance" => dev.fisher_distance(phases, metrics, &places(0), &mut kinetic).unwrap(),
             "estimate" => return self.estimate(&asked),
             "metric_from_gradient" => {
-                for &c in &asked {
-                    dev.metric_from_gradient(metrics, c, phases, row(c, 2)).unwrap();
-                }
+                dev.metric_from_gradient(metrics, phases, &places(2)).unwrap();
                 return;
             }
             "copy" => {
-                for &c in &asked {
-                    let from = Row { buf: phases.x, index: row(c, 3) };
-                    let to = Row { buf: phases.p, index: row(c, 1) };
-                    dev.copy(from, to, self.dim).unwrap();
-                }
+                let rows: Vec<_> = asked.iter().map(|c| [row(*c, 3), row(*c, 1)]).collect();
+                dev.copy(phases.x, phases.p, &rows).unwrap();
+                dev.copy(phases.g, phases.g, &rows).unwrap();
                 return;
             }
+            "transfer" => return self.transfer(&asked),
             "trajectory" => return self.trajectory(of, &asked),
             other => unreachable!("{other}"),
         }
@@ -202,7 +202,15 @@ impl<'a> Chains<'a> {
                 adjacent: i == 0 && *start == 2 && c.is_multiple_of(3),
             }));
             let onward = (c % 3 != 1).then_some((row(1), 2.0 * kick(c)));
-            leaves.push(Leaf { metric: c, row: row(at), kick: kick(c), onward, spans: starts.len() });
+            let passing = starts.is_empty() && c % 12 != 0;
+            leaves.push(Leaf {
+                metric: c,
+                row: row(at),
+                kick: kick(c),
+                onward,
+                spans: starts.len(),
+                passing,
+            });
         }
         let (mut kinetic, mut dots) = (vec![f64::NAN; leaves.len()], vec![[f64::NAN; 2]; spans.len()]);
         let (phase, metrics) = (&self.phase, &self.metrics);
@@ -229,23 +237,44 @@ impl<'a> Chains<'a> {
         }
     }
 
+    /// Rows to the host and back, to other ones, in an order that is not that of the rows.
+    fn transfer(&mut self, asked: &[usize]) {
+        let mut host = vec![vec![f64::NAN; self.dim]; asked.len()];
+        let from = asked.iter().rev().map(|c| c * ROWS + 2);
+        self.dev
+            .read_rows(self.phase.g, &mut from.zip(&mut host).map(|(row, to)| (row, &mut to[..])))
+            .unwrap();
+        let to = asked.iter().rev().map(|c| c * ROWS + 1);
+        self.dev.write_rows(self.phase.x, &mut to.zip(&host).map(|(row, from)| (row, &from[..]))).unwrap();
+        for (c, numbers) in asked.iter().rev().zip(host) {
+            self.numbers[*c].push(numbers[self.dim / 2]);
+        }
+    }
+
     /// Estimators of two samples, and the metrics that come of them; of some chains one sample is empty.
     fn estimate(&mut self, asked: &[usize]) {
-        for &c in asked {
+        let samples_of = |c: usize| {
             let first = if c.is_multiple_of(2) { 3 } else { 0 };
-            let samples = [Sample { row: 2 * c, count: first }, Sample { row: 2 * c + 1, count: 4 }];
-            for sample in samples {
-                for count in 1..=sample.count {
+            [Sample { row: 2 * c, count: first }, Sample { row: 2 * c + 1, count: 4 }]
+        };
+        for count in 1..=4 {
+            let mut additions = Vec::new();
+            for &c in asked {
+                for (at, sample) in [1, 4].into_iter().zip(samples_of(c)).filter(|(_, s)| count <= s.count) {
+                    let point = c * ROWS + at;
                     for (buf, seed) in [(self.phase.x, 800), (self.phase.g, 900)] {
-                        let numbers = scattered(self.dim, seed + 10 * sample.row + count as usize);
-                        self.dev.write(Row { buf, index: c * ROWS + 1 }, &numbers).unwrap();
+                        let mut numbers = scattered(self.dim, seed + 10 * sample.row + count as usize);
+                        // A coordinate that does not move has the scale that it had.
+                        numbers[self.dim / 2] = if seed == 800 { 0.5 } else { numbers[self.dim / 2] };
+                        self.dev.write(Row { buf, index: point }, &numbers).unwrap();
                     }
-                    let now = Sample { count, ..sample };
-                    self.dev.accumulate(&self.moments, now, &self.phase, c * ROWS + 1).unwrap();
+                    additions.push(Addition { sample: Sample { count, ..sample }, point });
                 }
             }
-            self.dev.fit_fisher_diag(&self.metrics, c, &self.moments, samples).unwrap();
+            self.dev.accumulate(&self.moments, &self.phase, &additions).unwrap();
         }
+        let fits: Vec<_> = asked.iter().map(|c| Fit { metric: *c, samples: samples_of(*c) }).collect();
+        self.dev.fit_fisher_diag(&self.metrics, &self.moments, &fits).unwrap();
     }
 
     /// A few steps in a row, so that what a device keeps beside the points is used and changed.
@@ -279,12 +308,13 @@ impl<'a> Chains<'a> {
         let of_metrics = [self.metrics.inv_mass, self.metrics.mass_sqrt, self.metrics.center];
         let of_phase =
             self.bufs().into_iter().flat_map(|buf| (0..self.chains * ROWS).map(move |row| (buf, row)));
-        let of_metrics = of_metrics.into_iter().flat_map(|buf| (0..self.chains).map(move |row| (buf, row)));
+        let held: Vec<_> = (0..self.chains).map(|c| self.dev.metric_row(&self.metrics, c)).collect();
+        let of_metrics = of_metrics.into_iter().flat_map(|buf| held.iter().map(move |row| (buf, *row)));
         of_phase.chain(of_metrics).map(|(buf, row)| read(buf, row)).collect()
     }
 }
 
-const PHASES: [&str; 14] = [
+const PHASES: [&str; 15] = [
     "refresh",
     "renew",
     "kick_drift",
@@ -298,6 +328,7 @@ const PHASES: [&str; 14] = [
     "estimate",
     "metric_from_gradient",
     "copy",
+    "transfer",
     "trajectory",
 ];
 

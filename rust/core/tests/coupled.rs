@@ -17,7 +17,7 @@ use naive::Naive;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
 use nutpie_core::density::{Density, Failure, HostDensity, OnHost};
-use nutpie_core::device::{Cpu, Device, Leaf, Moments, Place, Refresh, Sample, Span, Step};
+use nutpie_core::device::{Addition, Cpu, Device, Fit, Leaf, Moments, Place, Refresh, Sample, Span, Step};
 use nutpie_core::integrate::{Batch, Request};
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Purpose, fill_normal};
@@ -197,18 +197,19 @@ fn centers_come_with_metrics_that_are_made_in_place() {
         let moments = Moments::alloc(&mut setup.dev, 2, 9).unwrap();
         let phase = setup.phase;
         if samples == [0, 0] {
-            setup.dev.metric_from_gradient(&setup.metrics, 0, &phase, 3).unwrap();
+            let place = Place { metric: 0, row: 3 };
+            setup.dev.metric_from_gradient(&setup.metrics, &phase, &[place]).unwrap();
         } else {
             let mut point = 0;
             for (row, count) in samples.into_iter().enumerate() {
                 for count in 1..=count {
                     let sample = Sample { row, count };
-                    setup.dev.accumulate(&moments, sample, &phase, point).unwrap();
+                    setup.dev.accumulate(&moments, &phase, &[Addition { sample, point }]).unwrap();
                     point += 1;
                 }
             }
             let samples = [0, 1].map(|row| Sample { row, count: samples[row] });
-            setup.dev.fit_fisher_diag(&setup.metrics, 0, &moments, samples).unwrap();
+            setup.dev.fit_fisher_diag(&setup.metrics, &moments, &[Fit { metric: 0, samples }]).unwrap();
         }
         let distance = setup.distance(0, 6);
         let kinetic = setup.refresh(fresh(0, 1, 0));
@@ -232,7 +233,8 @@ fn some_calls(setup: &mut Setup<Cpu>, metric: usize) -> (Vec<f64>, Vec<Vec<f64>>
     let mut out = vec![setup.refresh(fresh(metric, 3, 1))];
     let Setup { dev, phase, metrics, .. } = setup;
     dev.kick_drift(phase, metrics, &[Step { metric, from: 3, to: 4, kick: 0.1, drift: 0.2 }]).unwrap();
-    let leaf = |row, to, spans| Leaf { metric, row, kick: 0.1, onward: Some((to, 0.2)), spans };
+    let leaf =
+        |row, to, spans| Leaf { metric, row, kick: 0.1, onward: Some((to, 0.2)), spans, passing: false };
     let spans = [
         Span { start: 3, adjacent: true },
         Span { start: 4, adjacent: true },
@@ -288,7 +290,7 @@ fn rows_do_not_depend_on_each_other() {
         together.dev.set_metric(&together.metrics, row, &Arc::new(metric.clone())).unwrap();
     }
     let step = |metric| Step { metric, from: metric, to: 3 + metric, kick: 0.1, drift: 0.2 };
-    let leaf = |metric| Leaf { metric, row: 3 + metric, kick: 0.1, onward: None, spans: 2 };
+    let leaf = |metric| Leaf { metric, row: 3 + metric, kick: 0.1, onward: None, spans: 2, passing: false };
     let spans = |metric| {
         [
             Span { start: metric, adjacent: true },

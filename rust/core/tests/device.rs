@@ -158,7 +158,7 @@ fn leaves_are_finished_as_documented() {
             let spans: Vec<Span> =
                 (1..=n_spans).map(|start| Span { start, adjacent: adjacent && start == 1 }).collect();
             let onward = goes_on.then_some((7, 2.0 * kick));
-            let leaf = Leaf { metric: 1, row: 0, kick, onward, spans: n_spans };
+            let leaf = Leaf { metric: 1, row: 0, kick, onward, spans: n_spans, passing: false };
             let (rows, kinetic, dots) = finished(Cpu::new(), dim, &metric, leaf, &spans);
             let naive = Naive::with(1, &matrix);
             let (rows_naive, kinetic_naive, dots_naive) = finished(naive, dim, &metric, leaf, &spans);
@@ -328,7 +328,7 @@ fn leapfrog_steps_are_reversible_and_keep_volume() {
     dev.write(Row { buf: phase.p, index: 0 }, &x).unwrap();
     let mut logp = [0.0];
     nutpie_core::density::Density::logp_grad(&mut density, &mut dev, &phase, &[0], &mut logp).unwrap();
-    dev.metric_from_gradient(&metrics, 0, &phase, 0).unwrap();
+    dev.metric_from_gradient(&metrics, &phase, &[Place { metric: 0, row: 0 }]).unwrap();
     let mut batch = nutpie_core::integrate::Batch::default();
     for (from, to, step) in [(0, 1, 0.1), (1, 2, -0.1)] {
         batch.clear();

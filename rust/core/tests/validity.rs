@@ -29,7 +29,7 @@ use metrics::{coupled, exact, momentum};
 use nutpie_core::adapt::step_size::DualAverage;
 use nutpie_core::adapt::{AdaptSettings, Scheme};
 use nutpie_core::density::HostDensity;
-use nutpie_core::device::{Cpu, Device, Moments, Phase, Row, Sample};
+use nutpie_core::device::{Addition, Cpu, Device, Fit, Moments, Phase, Row, Sample};
 use nutpie_core::integrate::{Arrival, Batch};
 use nutpie_core::kernel::nuts::Nuts;
 use nutpie_core::metric::Metric;
@@ -865,11 +865,11 @@ fn metric_is_the_ratio_of_the_variances() {
                 dev.write(Row { buf: phase.x, index: 0 }, &x).unwrap();
                 dev.write(Row { buf: phase.g, index: 0 }, &g).unwrap();
                 sample.count += 1;
-                dev.accumulate(&moments, *sample, &phase, 0).unwrap();
+                dev.accumulate(&moments, &phase, &[Addition { sample: *sample, point: 0 }]).unwrap();
                 points.push((x, g));
             }
         }
-        dev.fit_fisher_diag(&metrics, 0, &moments, samples).unwrap();
+        dev.fit_fisher_diag(&metrics, &moments, &[Fit { metric: 0, samples }]).unwrap();
         let [mut inv_mass, mut mass_sqrt] = [vec![0.0; dim], vec![0.0; dim]];
         dev.read(Row { buf: metrics.inv_mass, index: 0 }, &mut inv_mass).unwrap();
         dev.read(Row { buf: metrics.mass_sqrt, index: 0 }, &mut mass_sqrt).unwrap();

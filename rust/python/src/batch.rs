@@ -6,7 +6,7 @@ use numpy::{
     PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray,
 };
 use nutpie_core::density::Density;
-use nutpie_core::device::{Device, Phase, Row};
+use nutpie_core::device::{Device, Phase};
 use nutpie_core::error::{Error, Result};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -26,9 +26,10 @@ pub struct BatchFunction {
 
 /// Where the points of a call are, and where its results go.
 trait Rows {
-    fn read(&self, row: usize, x: &mut [f64]) -> Result<()>;
-    /// Without a gradient where there is none.
-    fn write(&mut self, row: usize, logp: f64, grad: Option<&[f64]>) -> Result<()>;
+    /// Copy points, one after the other, from some row on.
+    fn read(&mut self, first: usize, x: &mut [f64]) -> Result<()>;
+    /// Copy log densities to rows from some row on, with gradients one after the other where there are any.
+    fn write(&mut self, first: usize, logp: &[f64], grad: Option<&[f64]>) -> Result<()>;
 }
 
 impl BatchFunction {
@@ -52,7 +53,7 @@ impl BatchFunction {
         match self.call(py, x) {
             Ok((logp, grad)) => self.write(first, n, &logp, &grad, rows),
             Err(error) if !is_recoverable(py, &error) => Err(fatal(error)),
-            Err(_) if n == 1 => rows.write(first, f64::NAN, None),
+            Err(_) if n == 1 => rows.write(first, &[f64::NAN], None),
             Err(_) => (first..first + n).try_for_each(|row| self.piece(py, row, 1, rows)),
         }
     }
@@ -63,7 +64,7 @@ impl BatchFunction {
         py: Python<'py>,
         first: usize,
         n: usize,
-        rows: &dyn Rows,
+        rows: &mut dyn Rows,
     ) -> Result<Bound<'py, PyArray2<f64>>> {
         let (dim, height) = (self.dim, self.width.unwrap_or(n));
         // A new one for each call: the function may keep it.
@@ -71,9 +72,7 @@ impl BatchFunction {
         {
             let mut array = array.try_readwrite().map_err(fatal)?;
             let x = array.as_slice_mut().map_err(fatal)?;
-            for row in 0..n {
-                rows.read(first + row, &mut x[row * dim..(row + 1) * dim])?;
-            }
+            rows.read(first, &mut x[..n * dim])?;
             for row in n..height {
                 x.copy_within(..dim, row * dim);
             }
@@ -103,9 +102,7 @@ impl BatchFunction {
     ) -> Result<()> {
         let (logp, grad) = (logp.try_readonly().map_err(fatal)?, grad.try_readonly().map_err(fatal)?);
         let (logp, grad) = (logp.as_slice().map_err(fatal)?, grad.as_slice().map_err(fatal)?);
-        (0..n).try_for_each(|row| {
-            rows.write(first + row, logp[row], Some(&grad[row * self.dim..(row + 1) * self.dim]))
-        })
+        rows.write(first, &logp[..n], Some(&grad[..n * self.dim]))
     }
 }
 
@@ -166,6 +163,7 @@ pub fn fatal(error: impl Into<PyErr>) -> Error {
 
 /// Rows of a device's arrays.
 struct OnDevice<'a> {
+    dim: usize,
     dev: &'a mut dyn Device,
     phase: &'a Phase,
     rows: &'a [usize],
@@ -173,14 +171,16 @@ struct OnDevice<'a> {
 }
 
 impl Rows for OnDevice<'_> {
-    fn read(&self, row: usize, x: &mut [f64]) -> Result<()> {
-        self.dev.read(Row { buf: self.phase.x, index: self.rows[row] }, x)
+    fn read(&mut self, first: usize, x: &mut [f64]) -> Result<()> {
+        let rows = self.rows[first..].iter().copied();
+        self.dev.read_rows(self.phase.x, &mut rows.zip(x.chunks_mut(self.dim.max(1))))
     }
 
-    fn write(&mut self, row: usize, logp: f64, grad: Option<&[f64]>) -> Result<()> {
-        self.logp[row] = logp;
+    fn write(&mut self, first: usize, logp: &[f64], grad: Option<&[f64]>) -> Result<()> {
+        self.logp[first..first + logp.len()].copy_from_slice(logp);
         let Some(grad) = grad else { return Ok(()) };
-        self.dev.write(Row { buf: self.phase.g, index: self.rows[row] }, grad)
+        let rows = self.rows[first..].iter().copied();
+        self.dev.write_rows(self.phase.g, &mut rows.zip(grad.chunks(self.dim.max(1))))
     }
 }
 
@@ -199,7 +199,7 @@ impl Density for BatchDensity {
         rows: &[usize],
         logp: &mut [f64],
     ) -> Result<()> {
-        let mut there = OnDevice { dev, phase, rows, logp };
+        let mut there = OnDevice { dim: self.0.dim, dev, phase, rows, logp };
         Python::attach(|py| self.0.evaluate(py, rows.len(), &mut there))
     }
 }
@@ -219,15 +219,15 @@ impl<'a> OnHost<'a> {
 }
 
 impl Rows for OnHost<'_> {
-    fn read(&self, row: usize, x: &mut [f64]) -> Result<()> {
-        x.copy_from_slice(&self.x[row * self.dim..(row + 1) * self.dim]);
+    fn read(&mut self, first: usize, x: &mut [f64]) -> Result<()> {
+        x.copy_from_slice(&self.x[first * self.dim..][..x.len()]);
         Ok(())
     }
 
-    fn write(&mut self, row: usize, logp: f64, grad: Option<&[f64]>) -> Result<()> {
-        self.logp[row] = logp;
+    fn write(&mut self, first: usize, logp: &[f64], grad: Option<&[f64]>) -> Result<()> {
+        self.logp[first..first + logp.len()].copy_from_slice(logp);
         if let Some(grad) = grad {
-            self.grad[row * self.dim..(row + 1) * self.dim].copy_from_slice(grad);
+            self.grad[first * self.dim..][..grad.len()].copy_from_slice(grad);
         }
         Ok(())
     }

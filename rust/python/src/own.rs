@@ -1,7 +1,7 @@
 //! A density with a device of its own, for points of the host and of other devices.
 
 use nutpie_core::density::Density;
-use nutpie_core::device::{Device, DeviceOptions, Phase, Row, open};
+use nutpie_core::device::{Device, DeviceOptions, Phase, open};
 use nutpie_core::error::Result;
 
 /// A device, and a density that it evaluates.
@@ -29,14 +29,9 @@ impl<D: Density> Own<D> {
             *rows = logp.len().next_power_of_two();
             *phase = Phase::alloc(&mut **dev, *rows, density.dim())?;
         }
-        for (index, x) in x.chunks_exact(dim).enumerate() {
-            dev.write(Row { buf: phase.x, index }, x)?;
-        }
+        dev.write_rows(phase.x, &mut x.chunks_exact(dim).enumerate())?;
         let all: Vec<usize> = (0..logp.len()).collect();
         density.logp_grad(&mut **dev, phase, &all, logp)?;
-        for (index, grad) in grad.chunks_exact_mut(dim).enumerate() {
-            dev.read(Row { buf: phase.g, index }, grad)?;
-        }
-        Ok(())
+        dev.read_rows(phase.g, &mut grad.chunks_exact_mut(dim).enumerate())
     }
 }

@@ -31,24 +31,25 @@ fn kinds(asked: &Asked<'_>) -> [bool; 2] {
     [asked.leaves.len() == all, asked.glides.len() == all]
 }
 
-/// The leapfrog steps of a round: metric, start, new point, whether the first half was done before, point after that; kick,
-/// drift, drift of the step after.
-fn leapfrogs(asked: &Asked<'_>) -> Table {
+/// The leapfrog steps of a round: metric, start, new point, whether the first half was done before, point after that, whether
+/// nobody wants the new momentum; kick, drift, drift of the step after.
+fn leapfrogs(dev: &PyDevice, metrics: &Metrics, asked: &Asked<'_>) -> Table {
     let mut steps = asked.steps.iter().peekable();
     let mut table = Table::default();
-    for leaf in asked.leaves {
+    for leaf in dev.placed(metrics, asked.leaves) {
         let step = steps.next_if(|step| step.to == leaf.row);
         let (from, drift) = step.map_or((leaf.row, 0.0), |step| (step.from, step.drift));
         let (on, onward) = leaf.onward.unwrap_or((NONE, 0.0));
         let begun = usize::from(step.is_none());
-        table.add([leaf.metric, from, leaf.row, begun, on], [leaf.kick, drift, onward]);
+        let passing = usize::from(leaf.passing);
+        table.add([leaf.metric, from, leaf.row, begun, on, passing], [leaf.kick, drift, onward]);
     }
     table
 }
 
-fn glides(asked: &Asked<'_>) -> Table {
+fn glides(dev: &PyDevice, metrics: &Metrics, asked: &Asked<'_>) -> Table {
     let mut table = Table::default();
-    for op in asked.glides {
+    for op in dev.placed(metrics, asked.glides) {
         table.add([op.metric, op.from, op.to], [op.scale, op.kick, op.drift]);
     }
     table
@@ -83,14 +84,17 @@ impl Density for ResidentDensity {
         match kinds(asked) {
             [true, _] => {
                 let spans = span_table(asked.leaves.iter().map(|leaf| leaf.spans), asked.spans);
-                let tables = [leapfrogs(asked), spans];
-                let scalars = own(dev)?.phase("leapfrog", phase, metrics, tables, &changed)?;
+                let own = own(dev)?;
+                let tables = [leapfrogs(own, metrics, asked), spans];
+                let scalars = own.phase("leapfrog", phase, metrics, tables, &changed)?;
                 let (kinetic, dots) = &mut found.of_leaves;
                 deal(&scalars, &mut [&mut *found.logp, &mut **kinetic, dots.as_flattened_mut()])?;
                 asked.reach(dev, phase, metrics, found)
             }
             [_, true] => {
-                let scalars = own(dev)?.phase("isokinetic", phase, metrics, [glides(asked)], &changed)?;
+                let own = own(dev)?;
+                let table = glides(own, metrics, asked);
+                let scalars = own.phase("isokinetic", phase, metrics, [table], &changed)?;
                 let (kinetic, dots) = &mut found.of_places;
                 deal(&scalars, &mut [&mut *found.logp, &mut **kinetic, dots.as_flattened_mut()])
             }

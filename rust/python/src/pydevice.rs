@@ -1,8 +1,7 @@
 //! A device that is a Python object: arrays of a library such as JAX, and functions of it that are the phases.
 //!
 //! Lists of operations go there as tables of whole numbers and of floats, one line for each operation. Rows that the host
-//! writes are kept here until a phase needs them, and so are arrays that it reads more than a little of, so that many
-//! chains do not need a call of Python each.
+//! writes are kept here until a phase needs them, and so are arrays of which it reads many rows one by one.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -11,11 +10,12 @@ use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
 use nutpie_core::device::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
-    Span, Turn,
+    Addition, Buf, Device, Dots, Fit, Glide, Holders, Leaf, Metrics, Moments, OfChain, Phase, Place, Reach,
+    Refresh, Renewal, Row, Span, Turn,
 };
 use nutpie_core::error::{Error, Result};
 use nutpie_core::metric::Metric;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -23,6 +23,9 @@ use crate::batch::fatal;
 
 /// Arrays of up to this many bytes are read as a whole.
 const SMALL: usize = 1 << 23;
+
+/// Bytes of rows that come in one call.
+const TRANSFER: usize = 1 << 26;
 
 /// Where an array is larger, it is read as a whole after one of so many of its rows was.
 const SHARE: usize = 8;
@@ -77,27 +80,31 @@ struct Mirror {
     written: BTreeMap<usize, Vec<f64>>,
 }
 
-/// Points that estimators are to take in.
-#[derive(Default)]
-struct Pending {
-    bufs: Vec<Buf>,
-    rows: Vec<usize>,
-    table: Table,
+impl Mirror {
+    /// A row, if it is here.
+    fn known(&self, index: usize) -> Option<&[f64]> {
+        let of_whole = || Some(&self.whole.as_ref()?[index * self.dim..(index + 1) * self.dim]);
+        self.written.get(&index).map(|row| &row[..]).or_else(of_whole)
+    }
+}
+
+fn too_little() -> PyErr {
+    PyValueError::new_err("the device returned too few numbers")
 }
 
 /// A Python object with the phases as methods.
 pub struct PyDevice {
     object: Py<PyAny>,
     mirrors: RefCell<Vec<Mirror>>,
-    /// The metrics that are not diagonal, by [`Metrics::id`] and row.
+    /// The rows of metrics by [`Metrics::id`], and those of them that are not diagonal.
+    holders: Vec<Holders>,
     couplings: Vec<Vec<Option<Arc<Metric>>>>,
-    pending: RefCell<Pending>,
 }
 
 impl PyDevice {
     /// Work with an object that has no arrays yet.
     pub fn new(object: Py<PyAny>) -> Self {
-        PyDevice { object, mirrors: RefCell::default(), couplings: Vec::new(), pending: RefCell::default() }
+        PyDevice { object, mirrors: RefCell::default(), holders: Vec::new(), couplings: Vec::new() }
     }
 
     /// Call a phase; `changed` are the arrays that it writes. Returns the scalars that it found.
@@ -108,7 +115,7 @@ impl PyDevice {
         tables: impl IntoIterator<Item = Table>,
         changed: &[Buf],
     ) -> Result<Vec<f64>> {
-        self.settle()?;
+        self.send_written()?;
         let found = Python::attach(|py| -> PyResult<Vec<f64>> {
             let mut arguments = vec![handles(py, bufs)?.into_any()];
             for table in tables {
@@ -125,16 +132,7 @@ impl PyDevice {
         Ok(found)
     }
 
-    /// Let the device have all that it was told.
-    fn settle(&self) -> Result<()> {
-        self.send_written()?;
-        if self.pending.borrow().rows.is_empty() {
-            return Ok(());
-        }
-        let Pending { bufs, table, .. } = self.pending.take();
-        self.call("accumulate", &bufs, [table], &bufs[..4]).map(|_| ())
-    }
-
+    /// Let the device have all rows that it was given.
     fn send_written(&self) -> Result<()> {
         for (buf, mirror) in self.mirrors.borrow_mut().iter_mut().enumerate() {
             if mirror.written.is_empty() {
@@ -195,6 +193,25 @@ impl PyDevice {
             object.call_method1("set_coupling", (id, row, key, matrix)).map(|_| ())
         })
         .map_err(fatal)
+    }
+
+    /// Operations with rows of metrics instead of chains.
+    pub fn placed<T: OfChain>(&self, metrics: &Metrics, ops: &[T]) -> Vec<T> {
+        self.holders[metrics.id].placed(ops)
+    }
+
+    /// Give chains rows for metrics that are written in place; with the numbers that they have, if they are wanted.
+    fn own_rows(&mut self, metrics: &Metrics, chains: impl Iterator<Item = usize>, copy: bool) -> Result<()> {
+        let mut moves = Vec::new();
+        for chain in chains {
+            let [row, before] = self.holders[metrics.id].part(chain);
+            self.set_coupling(metrics.id, row, None)?;
+            if copy && row != before {
+                moves.push([before, row]);
+            }
+        }
+        let bufs = [metrics.inv_mass, metrics.mass_sqrt, metrics.center];
+        bufs.into_iter().filter(|_| !moves.is_empty()).try_for_each(|buf| self.copy(buf, buf, &moves))
     }
 
     fn dim_of(&self, metrics: &Metrics) -> usize {
@@ -273,9 +290,6 @@ impl Device for PyDevice {
     }
 
     fn write(&mut self, dst: Row, src: &[f64]) -> Result<()> {
-        if self.pending.borrow().bufs.contains(&dst.buf) {
-            self.settle()?;
-        }
         let mirror = &mut self.mirrors.get_mut()[dst.buf.0];
         if let Some(whole) = &mut mirror.whole {
             whole[dst.index * mirror.dim..(dst.index + 1) * mirror.dim].copy_from_slice(src);
@@ -285,9 +299,6 @@ impl Device for PyDevice {
     }
 
     fn read(&self, src: Row, dst: &mut [f64]) -> Result<()> {
-        if self.pending.borrow().bufs.iter().take(4).any(|buf| *buf == src.buf) {
-            self.settle()?;
-        }
         let mut mirrors = self.mirrors.borrow_mut();
         let Mirror { rows, dim, whole, reads, written } = &mut mirrors[src.buf.0];
         if let Some(row) = written.get(&src.index) {
@@ -311,6 +322,39 @@ impl Device for PyDevice {
         self.fetch("download_row", &[handle, src.index], dst)
     }
 
+    fn read_rows<'a>(
+        &mut self,
+        src: Buf,
+        rows: &mut dyn Iterator<Item = (usize, &'a mut [f64])>,
+    ) -> Result<()> {
+        let mut there = Vec::new();
+        let mirror = &self.mirrors.get_mut()[src.0];
+        for (index, to) in rows {
+            match mirror.known(index) {
+                Some(row) => to.copy_from_slice(row),
+                None => there.push((index, to)),
+            }
+        }
+        let together = (TRANSFER / (8 * mirror.dim).max(1)).max(1);
+        for rows in there.chunks_mut(together) {
+            let wanted: Vec<i64> = rows.iter().map(|(index, _)| *index as i64).collect();
+            Python::attach(|py| {
+                let wanted = wanted.into_pyarray(py);
+                let found = self.object.bind(py).call_method1("download_rows", (src.0, wanted))?;
+                let found = found.cast::<PyArray1<f64>>()?.try_readonly()?;
+                let mut found = found.as_slice()?;
+                for (_, to) in rows {
+                    let (own, others) = found.split_at_checked(to.len()).ok_or_else(too_little)?;
+                    to.copy_from_slice(own);
+                    found = others;
+                }
+                Ok(())
+            })
+            .map_err(|error: PyErr| fatal(error))?;
+        }
+        Ok(())
+    }
+
     fn host_pair(&mut self, _: Row, _: Row) -> Option<(&[f64], &mut [f64])> {
         None
     }
@@ -319,12 +363,12 @@ impl Device for PyDevice {
         Some(self)
     }
 
-    fn copy(&mut self, src: Row, dst: Row, _dim: usize) -> Result<()> {
-        let table = Table::from(&[()], |()| ([src.index, dst.index], []));
-        self.call("copy", &[src.buf, dst.buf], [table], &[dst.buf]).map(|_| ())
+    fn copy(&mut self, src: Buf, dst: Buf, rows: &[[usize; 2]]) -> Result<()> {
+        self.call("copy", &[src, dst], [Table::from(rows, |row| (*row, []))], &[dst]).map(|_| ())
     }
 
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
+        self.holders.push(Holders::new(rows));
         self.couplings.push(vec![None; rows]);
         let id = self.couplings.len() - 1;
         let [inv_mass, mass_sqrt, center] =
@@ -334,12 +378,26 @@ impl Device for PyDevice {
     }
 
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
+        let before = self.holders[metrics.id].row(row);
+        if self.holders[metrics.id].join(row, metric) {
+            if self.holders[metrics.id].is_free(before) {
+                self.set_coupling(metrics.id, before, None)?;
+            }
+            return Ok(());
+        }
         let numbers = Metrics::numbers_of(metric, self.dim_of(metrics))?;
-        self.set_coupling(metrics.id, row, (metric.rank() > 0).then_some(metric))?;
-        metrics.write(self, row, &numbers)
+        let [own, _] = self.holders[metrics.id].part(row);
+        self.set_coupling(metrics.id, own, (metric.rank() > 0).then_some(metric))?;
+        self.holders[metrics.id].note(row, metric);
+        metrics.write(self, own, &numbers)
+    }
+
+    fn metric_row(&self, metrics: &Metrics, chain: usize) -> usize {
+        self.holders[metrics.id].row(chain)
     }
 
     fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric> {
+        let row = self.metric_row(metrics, row);
         match &self.couplings[metrics.id][row] {
             Some(metric) => Ok((**metric).clone()),
             None => metrics.read_diagonal(self, row, self.dim_of(metrics)),
@@ -353,7 +411,7 @@ impl Device for PyDevice {
         ops: &[Refresh],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        let table = Table::from(ops, |op| (key_words(op), []));
+        let table = Table::from(&self.placed(metrics, ops), |op| (key_words(op), []));
         deal(&self.phase("refresh", phase, metrics, [table], &[phase.p])?, &mut [kinetic])
     }
 
@@ -364,7 +422,7 @@ impl Device for PyDevice {
         ops: &[Renewal],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        let table = Table::from(ops, |op| (key_words(&op.fresh), [op.keep]));
+        let table = Table::from(&self.placed(metrics, ops), |op| (key_words(&op.fresh), [op.keep]));
         deal(&self.phase("renew", phase, metrics, [table], &[phase.p])?, &mut [kinetic])
     }
 
@@ -379,16 +437,19 @@ impl Device for PyDevice {
     ) -> Result<()> {
         let line = |leaf: &Leaf| {
             let (on, drift) = leaf.onward.unwrap_or((NONE, 0.0));
-            ([leaf.metric, leaf.row, on], [leaf.kick, drift])
+            ([leaf.metric, leaf.row, on, usize::from(leaf.passing)], [leaf.kick, drift])
         };
-        let tables = [Table::from(leaves, line), span_table(leaves.iter().map(|leaf| leaf.spans), spans)];
+        let tables = [
+            Table::from(&self.placed(metrics, leaves), line),
+            span_table(leaves.iter().map(|leaf| leaf.spans), spans),
+        ];
         let found = self.phase("finish_leaf", phase, metrics, tables, &[phase.x, phase.p])?;
         deal(&found, &mut [kinetic, dots.as_flattened_mut()])
     }
 
     fn glide(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Glide]) -> Result<()> {
         let line = |op: &Glide| ([op.metric, op.from, op.to], [op.scale, op.kick, op.drift]);
-        let table = Table::from(ops, line);
+        let table = Table::from(&self.placed(metrics, ops), line);
         self.phase("glide", phase, metrics, [table], &[phase.x, phase.p]).map(|_| ())
     }
 
@@ -400,18 +461,20 @@ impl Device for PyDevice {
         kinetic: &mut [f64],
         dots: &mut [Dots],
     ) -> Result<()> {
-        let found = self.phase("products", phase, metrics, [Table::from(places, place_line)], &[])?;
+        let table = Table::from(&self.placed(metrics, places), place_line);
+        let found = self.phase("products", phase, metrics, [table], &[])?;
         deal(&found, &mut [kinetic, dots.as_flattened_mut()])
     }
 
     fn pull(&mut self, phase: &Phase, metrics: &Metrics, places: &[Place]) -> Result<()> {
-        let table = Table::from(places, place_line);
+        let table = Table::from(&self.placed(metrics, places), place_line);
         self.phase("pull", phase, metrics, [table], &[phase.pulls()?]).map(|_| ())
     }
 
     fn turn(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()> {
         let changed = [phase.x, phase.p, phase.pulls()?];
-        self.phase("turn", phase, metrics, [Table::from(ops, turn_line)], &changed).map(|_| ())
+        let table = Table::from(&self.placed(metrics, ops), turn_line);
+        self.phase("turn", phase, metrics, [table], &changed).map(|_| ())
     }
 
     fn finish_turn(
@@ -422,7 +485,8 @@ impl Device for PyDevice {
         kinetic: &mut [f64],
     ) -> Result<()> {
         phase.pulls()?;
-        let found = self.phase("finish_turn", phase, metrics, [Table::from(ops, turn_line)], &[phase.p])?;
+        let table = Table::from(&self.placed(metrics, ops), turn_line);
+        let found = self.phase("finish_turn", phase, metrics, [table], &[phase.p])?;
         deal(&found, &mut [kinetic])
     }
 
@@ -434,25 +498,15 @@ impl Device for PyDevice {
         spans: &[Span],
         dots: &mut [Dots],
     ) -> Result<()> {
-        let points = Table::from(reaches, |op| ([op.metric, op.row], [op.half]));
+        let points = Table::from(&self.placed(metrics, reaches), |op| ([op.metric, op.row], [op.half]));
         let tables = [points, span_table(reaches.iter().map(|op| op.spans), spans)];
         deal(&self.phase("reach", phase, metrics, tables, &[])?, &mut [dots.as_flattened_mut()])
     }
 
-    fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()> {
+    fn accumulate(&mut self, moments: &Moments, phase: &Phase, ops: &[Addition]) -> Result<()> {
         let bufs = [&moments.bufs()[..], &[phase.x, phase.g]].concat();
-        let known = {
-            let pending = self.pending.borrow();
-            pending.bufs == bufs && !pending.rows.contains(&sample.row)
-        };
-        if !known {
-            self.settle()?;
-        }
-        let pending = self.pending.get_mut();
-        pending.bufs = bufs;
-        pending.rows.push(sample.row);
-        pending.table.add([sample.row, point], [sample.count as f64]);
-        Ok(())
+        let line = |op: &Addition| ([op.sample.row, op.point], [op.sample.count as f64]);
+        self.call("accumulate", &bufs, [Table::from(ops, line)], &bufs[..4]).map(|_| ())
     }
 
     fn fisher_distance(
@@ -462,39 +516,27 @@ impl Device for PyDevice {
         places: &[Place],
         out: &mut [f64],
     ) -> Result<()> {
-        let table = Table::from(places, place_line);
+        let table = Table::from(&self.placed(metrics, places), place_line);
         deal(&self.phase("fisher_distance", phase, metrics, [table], &[])?, &mut [out])
     }
 
-    fn metric_from_gradient(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        phase: &Phase,
-        point: usize,
-    ) -> Result<()> {
-        self.set_coupling(metrics.id, row, None)?;
-        let Metrics { inv_mass, mass_sqrt, center, .. } = *metrics;
-        let table = Table::from(&[()], |()| ([row, point], []));
-        let changed = [inv_mass, mass_sqrt, center];
+    fn metric_from_gradient(&mut self, metrics: &Metrics, phase: &Phase, places: &[Place]) -> Result<()> {
+        self.own_rows(metrics, places.iter().map(|place| place.metric), false)?;
+        let changed = [metrics.inv_mass, metrics.mass_sqrt, metrics.center];
+        let table = Table::from(&self.placed(metrics, places), place_line);
         self.phase("metric_from_gradient", phase, metrics, [table], &changed).map(|_| ())
     }
 
-    fn fit_fisher_diag(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        moments: &Moments,
-        samples: [Sample; 2],
-    ) -> Result<()> {
-        self.set_coupling(metrics.id, row, None)?;
+    fn fit_fisher_diag(&mut self, metrics: &Metrics, moments: &Moments, fits: &[Fit]) -> Result<()> {
+        self.own_rows(metrics, fits.iter().map(|fit| fit.metric), true)?;
         let Metrics { inv_mass, mass_sqrt, center, .. } = *metrics;
         let bufs = [&moments.bufs()[..], &[inv_mass, mass_sqrt, center]].concat();
-        let [one, two] = if samples[0].count == 0 { [samples[1], samples[0]] } else { samples };
-        // The row of an empty sample may hold old numbers, so the other one stands in, with weight zero.
-        let second = if two.count == 0 { one.row } else { two.row };
-        let line = |_: &()| ([row, one.row, second], [one.count as f64, two.count as f64]);
-        let table = Table::from(&[()], line);
-        self.call("fit_fisher_diag", &bufs, [table], &bufs[4..]).map(|_| ())
+        let line = |fit: &Fit| {
+            let [one, two] = fit.ordered();
+            // The row of an empty sample may hold old numbers, so the other one stands in, with weight zero.
+            let second = if two.count == 0 { one.row } else { two.row };
+            ([self.metric_row(metrics, fit.metric), one.row, second], [one.count as f64, two.count as f64])
+        };
+        self.call("fit_fisher_diag", &bufs, [Table::from(fits, line)], &bufs[4..]).map(|_| ())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods, ToPyArray};
 use nutpie_core::density::Density;
-use nutpie_core::device::{Device, Memory, Phase, RawBuffer, Row, Sharing};
+use nutpie_core::device::{Device, Memory, Phase, RawBuffer, Sharing};
 use nutpie_core::error::{Error, Result};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -85,9 +85,7 @@ impl There<'_> {
             Numbers::Here(grad) => {
                 let grad = grad.try_readonly().map_err(fatal)?;
                 let grad = grad.as_slice().map_err(fatal)?;
-                for (index, grad) in rows.iter().zip(grad.chunks_exact(self.dim)) {
-                    self.dev.write(Row { buf: g, index: *index }, grad)?;
-                }
+                self.dev.write_rows(g, &mut rows.iter().copied().zip(grad.chunks_exact(self.dim)))?;
             }
         }
         match (logp, grad) {
@@ -198,15 +196,11 @@ impl SharedDensity {
     ) -> Result<()> {
         let dim = self.call.dim;
         let mut x = vec![0.0; rows.len() * dim];
-        for (&index, x) in rows.iter().zip(x.chunks_exact_mut(dim)) {
-            dev.read(Row { buf: phase.x, index }, x)?;
-        }
+        let rows = rows.iter().copied();
+        dev.read_rows(phase.x, &mut rows.clone().zip(x.chunks_exact_mut(dim)))?;
         let mut grad = vec![0.0; x.len()];
         self.on_host(&x, &mut logp[..rows.len()], &mut grad)?;
-        for (&index, grad) in rows.iter().zip(grad.chunks_exact(dim)) {
-            dev.write(Row { buf: phase.g, index }, grad)?;
-        }
-        Ok(())
+        dev.write_rows(phase.g, &mut rows.zip(grad.chunks_exact(dim)))
     }
 
     /// Evaluate points of the host, on a device of its own.

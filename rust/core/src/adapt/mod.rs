@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Device, Metrics, Phase};
+use crate::device::{Device, Metrics};
 use crate::error::Result;
-use crate::estimator::fisher_diag::FisherDiag;
+use crate::estimator::fisher_diag::{FisherDiag, Updates};
 use crate::metric::Metric;
 use crate::settings::Settings;
 use member::{Change, Member};
@@ -67,16 +67,34 @@ pub struct Draw<'a> {
 pub struct Seen<'a> {
     /// The draw.
     pub draw: Draw<'a>,
-    /// The device.
-    pub dev: &'a mut dyn Device,
-    /// The metrics of the device.
-    pub metrics: &'a Metrics,
-    /// Points of the device.
-    pub phase: &'a Phase,
-    /// Row of the draw there.
+    /// Its row on the device.
     pub row: usize,
     /// Moments of the chain's draws and gradients, for those who want them.
     pub moments: &'a mut FisherDiag,
+    /// What these ask of the device. It is done before [`Adaptation::settle`].
+    pub updates: &'a mut Updates,
+}
+
+/// What becomes of the metric after a warm-up draw.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It stays.
+    Keep,
+    /// There is another one.
+    Use(Arc<Metric>),
+    /// One comes from moments that are on the device: [`Adaptation::settle`].
+    Settle(Made),
+}
+
+/// A metric made of moments.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    /// Index of the draw.
+    draw: u64,
+    /// Number of points.
+    points: usize,
+    /// Whether a window ends.
+    ends: bool,
 }
 
 /// How the warm-up of a chain goes about it.
@@ -204,22 +222,13 @@ impl Adaptation {
     }
 
     /// The first point of the chain, and the first metric.
-    pub fn start(&mut self, seen: Seen<'_>, metric: Arc<Metric>) -> Result<()> {
+    pub fn start(&mut self, mut seen: Seen<'_>, metric: Arc<Metric>) {
         match self {
-            Adaptation::Windowed(a) => a.start(seen, metric),
-            Adaptation::Pooled(a) => {
-                a.start(&seen.draw, metric);
-                Ok(())
-            }
-            Adaptation::Stan(a) => {
-                a.start(&metric);
-                Ok(())
-            }
-            Adaptation::Ensemble(a) => {
-                a.start(&seen.draw, seen.draw.logp, metric);
-                Ok(())
-            }
-            Adaptation::Fixed(_) => Ok(()),
+            Adaptation::Windowed(a) => a.start(&mut seen, metric),
+            Adaptation::Pooled(a) => a.start(&seen.draw, metric),
+            Adaptation::Stan(a) => a.start(&metric),
+            Adaptation::Ensemble(a) => a.start(&seen.draw, seen.draw.logp, metric),
+            Adaptation::Fixed(_) => {}
         }
     }
 
@@ -241,23 +250,38 @@ impl Adaptation {
         }
     }
 
-    /// Take in a warm-up draw. Returns a new metric, unless it is already in place.
-    pub fn observe(&mut self, seen: Seen<'_>) -> Result<Option<Arc<Metric>>> {
-        match self {
-            Adaptation::Windowed(a) => a.observe(seen),
-            Adaptation::Stan(a) => Ok(a.observe(&seen.draw)),
+    /// Take in a warm-up draw. Returns what is to be done when the device has done the updates.
+    pub fn observe(&mut self, mut seen: Seen<'_>) -> Verdict {
+        let metric = match self {
+            Adaptation::Windowed(a) => return a.observe(&mut seen),
+            Adaptation::Stan(a) => a.observe(&seen.draw),
             Adaptation::Fixed(a) => {
                 a.step.update(seen.draw.accept[0], &a.settings);
-                Ok(None)
+                None
             }
             Adaptation::Pooled(a) => {
                 a.observe(&seen.draw);
-                Ok(a.take_metric())
+                a.take_metric()
             }
             Adaptation::Ensemble(a) => {
                 a.observe(&seen);
-                Ok(None)
+                None
             }
+        };
+        metric.map_or(Verdict::Keep, Verdict::Use)
+    }
+
+    /// A metric was made of moments. Returns it, unless it is already in place.
+    pub fn settle(
+        &mut self,
+        made: Made,
+        moments: &FisherDiag,
+        dev: &dyn Device,
+        metrics: &Metrics,
+    ) -> Result<Option<Arc<Metric>>> {
+        match self {
+            Adaptation::Windowed(a) => a.settle(made, moments, dev, metrics),
+            _ => Ok(None),
         }
     }
 

@@ -9,8 +9,10 @@ use super::member::Change;
 use super::settings::{AdaptSettings, Scheme};
 use super::step_size::DualAverage;
 use super::windows::Windows;
-use super::{MIN_STEPS_OF_DIVERGENT, Seen};
+use super::{MIN_STEPS_OF_DIVERGENT, Made, Seen, Verdict};
+use crate::device::{Device, Metrics};
 use crate::error::Result;
+use crate::estimator::fisher_diag::FisherDiag;
 use crate::estimator::fisher_span;
 use crate::estimator::points::PointSample;
 use crate::metric::Metric;
@@ -68,10 +70,10 @@ impl Windowed {
     }
 
     /// The first point, whose gradient made the first metric.
-    pub fn start(&mut self, mut seen: Seen<'_>, metric: Arc<Metric>) -> Result<()> {
+    pub fn start(&mut self, seen: &mut Seen<'_>, metric: Arc<Metric>) {
         self.changes = vec![Change::new(0, Reason::Start, 1, &metric)];
         self.metric = metric;
-        self.add(&mut seen)
+        self.add(seen);
     }
 
     /// How the metric changed so far. A diagonal one changes with every draw, of which the ends of windows are kept.
@@ -79,13 +81,10 @@ impl Windowed {
         &self.changes
     }
 
-    fn add(&mut self, seen: &mut Seen<'_>) -> Result<()> {
+    fn add(&mut self, seen: &mut Seen<'_>) {
         match (&mut self.points, seen.draw.point) {
-            (Some(points), Some([x, g])) => {
-                points.push(x, g);
-                Ok(())
-            }
-            _ => seen.moments.add(seen.dev, seen.phase, seen.row),
+            (Some(points), Some([x, g])) => points.push(x, g),
+            _ => seen.moments.add(seen.updates, seen.row),
         }
     }
 
@@ -96,14 +95,14 @@ impl Windowed {
         }
     }
 
-    /// Take in a warm-up draw. Returns a new metric, unless it is already in place.
-    pub fn observe(&mut self, mut seen: Seen<'_>) -> Result<Option<Arc<Metric>>> {
+    /// Take in a warm-up draw.
+    pub fn observe(&mut self, seen: &mut Seen<'_>) -> Verdict {
         let draw = seen.draw;
         let usable = draw.distance > if draw.diverging { MIN_STEPS_OF_DIVERGENT } else { 0 };
-        let [_, background] = self.counts(&seen);
+        let [_, background] = self.counts(seen);
         let plan = self.windows.plan(draw.index, background, usable, &self.settings);
         if plan.collect {
-            self.add(&mut seen)?;
+            self.add(seen);
         }
         if plan.switch {
             match &mut self.points {
@@ -112,49 +111,76 @@ impl Windowed {
             }
         }
         self.step.update(draw.accept[usize::from(plan.late)], &self.settings);
-        let [count, _] = self.counts(&seen);
+        let [count, _] = self.counts(seen);
         let every = if self.points.is_some() { LOW_RANK_FIT_EVERY } else { 1 };
         let due = plan.switch || (plan.collect && draw.index >= self.last_fit + every);
         if !due || count < MIN_POINTS {
-            return Ok(None);
+            return Verdict::Keep;
         }
         self.last_fit = draw.index;
-        let found = self.fit(&mut seen)?;
-        self.changes_in_place += u64::from(found.is_none() && self.points.is_none());
-        if let Some(metric) = &found {
-            self.metric = metric.clone();
-        }
-        if plan.switch || (found.is_some() && self.points.is_some()) {
-            let reason = if plan.switch { Reason::Window } else { Reason::Fit };
-            let metric = match &found {
-                Some(metric) => metric.clone(),
-                None => Arc::new(seen.moments.metric(seen.dev, seen.metrics)?),
+        let made = Made { draw: draw.index, points: count as usize, ends: plan.switch };
+        if let Some(points) = &self.points {
+            let Some(metric) = self.fit_low_rank(points) else {
+                return if made.ends { Verdict::Settle(made) } else { Verdict::Keep };
             };
-            self.changes.push(Change::new(draw.index, reason, count as usize, &metric));
+            self.use_from_now_on(&metric, made);
+            return Verdict::Use(metric);
         }
-        if found.is_some() || self.points.is_none() {
-            self.search_pending = !self.metric_changed;
-            self.metric_changed = true;
+        if self.settings.scheme != Scheme::DrawDiag {
+            seen.moments.fit(seen.updates);
+            self.changes_in_place += 1;
         }
-        Ok(found)
+        Verdict::Settle(made)
     }
 
-    fn fit(&self, seen: &mut Seen<'_>) -> Result<Option<Arc<Metric>>> {
-        let Some(points) = &self.points else {
-            if self.settings.scheme == Scheme::DrawDiag {
-                return seen.moments.variances(seen.dev, &self.metric).map(|metric| Some(Arc::new(metric)));
-            }
-            seen.moments.fit(seen.dev, seen.metrics)?;
-            return Ok(None);
-        };
+    /// The moments are complete, and the fit is done if it was asked for. Returns the metric, unless it is already in place.
+    pub fn settle(
+        &mut self,
+        made: Made,
+        moments: &FisherDiag,
+        dev: &dyn Device,
+        metrics: &Metrics,
+    ) -> Result<Option<Arc<Metric>>> {
+        if self.settings.scheme == Scheme::DrawDiag {
+            let metric = Arc::new(moments.variances(dev, &self.metric)?);
+            self.use_from_now_on(&metric, made);
+            return Ok(Some(metric));
+        }
+        if made.ends {
+            let metric = Arc::new(moments.metric(dev, metrics)?);
+            self.note(&metric, made);
+        }
+        if self.points.is_none() {
+            self.search_again();
+        }
+        Ok(None)
+    }
+
+    /// A metric that is not in place yet.
+    fn use_from_now_on(&mut self, metric: &Arc<Metric>, made: Made) {
+        self.metric = metric.clone();
+        if made.ends || self.points.is_some() {
+            self.note(metric, made);
+        }
+        self.search_again();
+    }
+
+    fn note(&mut self, metric: &Arc<Metric>, Made { draw, points, ends }: Made) {
+        let reason = if ends { Reason::Window } else { Reason::Fit };
+        self.changes.push(Change::new(draw, reason, points, metric));
+    }
+
+    /// The step size is searched for once more under the first metric that is not a guess.
+    fn search_again(&mut self) {
+        self.search_pending = !self.metric_changed;
+        self.metric_changed = true;
+    }
+
+    fn fit_low_rank(&self, points: &PointSample) -> Option<Arc<Metric>> {
         let AdaptSettings { gamma, eigval_cutoff, max_rank, .. } = self.settings;
-        let fitted = fisher_span::fit(
-            &points.select(usize::MAX),
-            &self.metric,
-            gamma,
-            eigval_cutoff,
-            max_rank as usize,
-        );
-        Ok(fitted.filter(Metric::is_usable).map(Arc::new))
+        let max_rank = max_rank as usize;
+        let fitted =
+            fisher_span::fit(&points.select(usize::MAX), &self.metric, gamma, eigval_cutoff, max_rank);
+        fitted.filter(Metric::is_usable).map(Arc::new)
     }
 }

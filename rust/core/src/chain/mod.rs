@@ -7,29 +7,29 @@ mod state;
 mod statistics;
 mod warmup;
 
+pub use ensemble::Before;
 pub use state::ChainState;
 pub use statistics::{DURATION, N_STATISTICS, statistics};
+use statistics::{SECONDS, STEP_SIZE_BAR};
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::adapt::descent::Descent;
 use crate::adapt::handover::Handover;
 use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
-use crate::adapt::{Adaptation, Draw, Reservoir, Seen};
-use crate::device::{Device, Dots, Metrics, Moments, Phase, Place, Refresh, Row};
-use crate::error::{Error, Result};
+use crate::adapt::{Adaptation, Reservoir, Verdict};
+use crate::device::{Device, Dots, Leaf, Metrics, Moments, Phase, Place, Refresh};
+use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Arrival, Batch, Request};
 use crate::kernel::ghmc::GhmcState;
 use crate::kernel::transitions::Tuned;
 use crate::kernel::{Begin, Kernel, KernelState, MOST_STATISTICS, Next, Outcome, Sampler};
-use crate::metric::Metric;
 use crate::rng::{Key, Purpose, Stream};
 use crate::settings::Settings;
 use crate::stopwatch::Stopwatch;
-use crate::trace::{Divergence, Record, Store};
+use crate::trace::{Divergence, Record};
 use crate::tree::Slot;
 
 /// What all chains of a block share.
@@ -50,11 +50,33 @@ enum Task {
     Waiting,
     /// Far from anything that matters.
     Descent(Descent),
+    /// There, with the log density at the position that was tried.
+    Tried(Descent, f64),
     /// A fresh momentum is needed.
     Refresh,
     Search(StepSearch),
     Transition,
     Done,
+}
+
+/// What chains ask of the device after a step, besides the next one.
+#[derive(Default)]
+pub struct Errands {
+    /// Points that are to be kept: the row of each, and where it goes.
+    pub kept: Vec<[usize; 2]>,
+    /// Points whose momenta lack their second half kick.
+    pub lacking: Vec<Leaf>,
+}
+
+/// What a step was to a chain.
+#[derive(Clone, Copy, Debug)]
+pub enum Absorbed {
+    /// One of many.
+    Step,
+    /// A try on the way out of a bad start: [`Chain::descend`].
+    Try,
+    /// The last one of a draw, which is there: [`Chain::record`].
+    Draw(Place),
 }
 
 /// A chain.
@@ -77,6 +99,10 @@ pub struct Chain {
     reservoir: Option<Reservoir>,
     /// Positions and gradients on the host, of the draw and of a recycled point.
     host: [Vec<f64>; 4],
+    /// Rows of the points that are to come there.
+    wanted: [Option<usize>; 2],
+    /// What the adaptation makes of the draw.
+    verdict: Verdict,
     task: Task,
     /// Whether the first metric was passed in.
     has_metric: bool,
@@ -130,6 +156,8 @@ impl Chain {
             moments: FisherDiag::new(arrays.moments, index),
             reservoir: None,
             host: Default::default(),
+            wanted: [None; 2],
+            verdict: Verdict::Keep,
             task: Task::Done,
             has_metric: false,
             metric_changes: 0,
@@ -196,13 +224,18 @@ impl Chain {
         self.adaptation.member_mut()
     }
 
-    /// Go on after the pool has met.
-    pub fn after_meeting(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
+    /// Go on after the pool has met. Some chains want their momentum: [`Chain::rescaled`].
+    pub fn after_meeting(
+        &mut self,
+        dev: &mut dyn Device,
+        arrays: &Arrays,
+        before: &mut Before,
+    ) -> Result<()> {
         if let Some(metric) = self.member_mut().and_then(Member::take_metric) {
             self.use_metric(&metric, dev, arrays)?;
         }
         self.take_over(arrays);
-        self.follow(dev, arrays)?;
+        self.follow(dev, arrays, before)?;
         // The time that the chain waited is not its own.
         self.watch = Stopwatch::new(Instant::now());
         self.next_task();
@@ -219,61 +252,22 @@ impl Chain {
         self.row + self.current
     }
 
-    /// Begin at the current row, where position and gradient are, with a metric or that of the gradient.
-    pub fn start(
-        &mut self,
-        dev: &mut dyn Device,
-        arrays: &Arrays,
-        logp: f64,
-        metric: Option<&Arc<Metric>>,
-    ) -> Result<()> {
-        self.n_gradients += 1;
-        if !logp.is_finite() {
-            return Err(Error::Start { chain: self.id });
-        }
-        self.logp = logp;
-        let row = self.current_row();
-        if let Some(metric) = metric {
-            dev.set_metric(&arrays.metrics, self.index, metric)?;
-            self.rank = metric.rank();
-            self.has_metric = true;
-        } else if self.settings.adapt.scheme.is_pooled()
-            && self.settings.tune > 0
-            && self.adaptation.walker().is_none()
-        {
-            self.read_points(dev, arrays, 0, row)?;
-            return self.go_down(Descent::new(&self.host[1]), dev, arrays);
-        }
-        self.begin(dev, arrays)
+    /// What is to come to the host, positions or gradients: from which rows, and where to.
+    pub fn wanted(&mut self, gradients: bool) -> impl Iterator<Item = (usize, &mut [f64])> {
+        let [x, g, x_other, g_other] = &mut self.host;
+        let to = if gradients { [g, g_other] } else { [x, x_other] };
+        self.wanted.into_iter().zip(to).filter_map(|(row, to)| Some((row?, &mut to[..])))
     }
 
-    /// Begin to sample at the current row, with the metric in force.
-    fn begin(&mut self, dev: &mut dyn Device, arrays: &Arrays) -> Result<()> {
-        let row = self.current_row();
-        if !self.has_metric {
-            dev.metric_from_gradient(&arrays.metrics, self.index, &arrays.phase, row)?;
-        }
-        let metric = Arc::new(dev.metric(&arrays.metrics, self.index)?);
-        self.read_points(dev, arrays, 0, row)?;
-        let Chain { adaptation, moments, logp, host: [x, g, ..], .. } = self;
-        let draw = Draw { logp: *logp, point: Some([x, g]), ..Draw::default() };
-        adaptation.start(
-            Seen { draw, dev, metrics: &arrays.metrics, phase: &arrays.phase, row, moments },
-            metric,
-        )?;
-        self.watch = Stopwatch::new(Instant::now());
-        self.next_task();
-        Ok(())
+    /// Let position and gradient of a row come to the host with the next ones that do; `which` says where to.
+    fn want(&mut self, which: usize, row: usize, dim: usize) {
+        self.wanted[which] = Some(row);
+        self.host[2 * which..2 * which + 2].iter_mut().for_each(|numbers| numbers.resize(dim, 0.0));
     }
 
-    /// Copy position and gradient of a row to the host.
-    fn read_points(&mut self, dev: &dyn Device, arrays: &Arrays, which: usize, row: usize) -> Result<()> {
-        let [x, g] = [2 * which, 2 * which + 1];
-        for (at, buf) in [(x, arrays.phase.x), (g, arrays.phase.g)] {
-            self.host[at].resize(arrays.dim, 0.0);
-            dev.read(Row { buf, index: row }, &mut self.host[at])?;
-        }
-        Ok(())
+    /// What was wanted has come.
+    fn served(&mut self) {
+        self.wanted = [None; 2];
     }
 
     fn next_task(&mut self) {
@@ -365,18 +359,12 @@ impl Chain {
                 self.kernel.request(self.index, self.row, batch);
                 true
             }
-            Task::Waiting | Task::Refresh | Task::Done => false,
+            Task::Waiting | Task::Refresh | Task::Tried(..) | Task::Done => false,
         }
     }
 
-    /// Take in the step that was asked for. If that completes a draw, its place, with which to go on at
-    /// [`Chain::finish_draw`].
-    pub fn absorb(
-        &mut self,
-        arrival: &Arrival<'_>,
-        dev: &mut dyn Device,
-        arrays: &Arrays,
-    ) -> Result<Option<Place>> {
+    /// Take in the step that was asked for.
+    pub fn absorb(&mut self, arrival: &Arrival<'_>, errands: &mut Errands) -> Absorbed {
         self.n_gradients += 1;
         match &mut self.task {
             Task::Search(search) => {
@@ -386,35 +374,36 @@ impl Chain {
                     self.adaptation.found_step(step);
                     self.task = Task::Refresh;
                 }
-                Ok(None)
             }
-            Task::Descent(_) => {
-                self.descend(arrival.logp, dev, arrays)?;
-                Ok(None)
+            Task::Descent(descent) => {
+                self.task = Task::Tried(descent.clone(), arrival.logp);
+                return Absorbed::Try;
             }
             Task::Transition => {
                 let next = self.kernel.absorb(arrival);
-                self.recycle(dev, arrays)?;
+                self.recycle(&mut errands.kept);
+                let (metric, onward) = (self.index, None);
+                let lacking = self.kernel.take_lacking().map(|(slot, kick)| (self.row + slot, kick));
+                let leaf =
+                    lacking.map(|(row, kick)| Leaf { metric, row, kick, onward, spans: 0, passing: false });
+                errands.lacking.extend(leaf);
                 match next {
-                    Next::Step => Ok(None),
+                    Next::Step => {}
                     Next::Refresh => {
                         (self.current, self.logp) = self.kernel.position();
                         (self.task, self.transition) = (Task::Refresh, self.transition + 1);
-                        Ok(None)
                     }
-                    Next::Draw if self.tuning_round().is_some() => {
-                        self.finish_round();
-                        Ok(None)
-                    }
+                    Next::Draw if self.tuning_round().is_some() => self.finish_round(),
                     Next::Draw => {
                         let outcome = self.kernel.outcome();
                         (self.current, self.logp) = (outcome.slot, outcome.logp);
-                        Ok(Some(Place { metric: self.index, row: self.current_row() }))
+                        return Absorbed::Draw(Place { metric: self.index, row: self.current_row() });
                     }
                 }
             }
-            _ => Ok(None),
+            _ => {}
         }
+        Absorbed::Step
     }
 
     /// Metrics that the device could not use.
@@ -422,62 +411,56 @@ impl Chain {
         self.refused_metrics
     }
 
-    /// Give a complete draw to the adaptation and to the store. `distance` is its [`Device::fisher_distance`].
-    pub fn finish_draw(
-        &mut self,
-        distance: f64,
-        dev: &mut dyn Device,
-        arrays: &Arrays,
-        store: &mut dyn Store,
-    ) -> Result<Outcome> {
-        let outcome = self.kernel.outcome();
-        let row = self.current_row();
+    /// A complete draw, without what [`Chain::finish_draw`] adds. `distance` is its [`Device::fisher_distance`].
+    pub fn record(&self, outcome: &Outcome, distance: f64) -> Record {
         let tuning = self.tuning();
-        // Of the metric under which the draw was made.
-        let changes = (self.metric_changes + self.adaptation.changes_in_place()) as f64;
-        let rank = self.rank as f64;
-        let draw_of_phase = if tuning { self.draw } else { self.draw - self.tune() };
-        if tuning {
-            self.warmup_gradients = self.n_gradients;
-            self.adapt(&outcome, dev, arrays)?;
-        }
-        let mut stats = [0.0; N_STATISTICS];
-        let (kernel, own) = stats.split_at_mut(MOST_STATISTICS);
-        kernel.copy_from_slice(&outcome.statistics);
-        let seconds = self.watch.lap(outcome.n_steps, Instant::now);
-        own.copy_from_slice(&[
-            self.step,
-            self.kernel.step_size().unwrap_or_else(|| self.adaptation.step_size_bar()),
-            f64::from(u8::from(tuning)),
-            distance,
-            changes,
-            rank,
-            seconds,
-        ]);
         let divergence = outcome.divergence.map(|found| Divergence {
             from: self.row + found.from,
             to: self.row + found.to,
             energy: found.energy,
             energy_error: found.energy_error,
         });
-        let record = Record {
+        let mut stats = [0.0; N_STATISTICS];
+        let (kernel, own) = stats.split_at_mut(MOST_STATISTICS);
+        kernel.copy_from_slice(&outcome.statistics);
+        // Of the metric under which the draw was made.
+        let changes = (self.metric_changes + self.adaptation.changes_in_place()) as f64;
+        let tuning_or_not = f64::from(u8::from(tuning));
+        own.copy_from_slice(&[self.step, 0.0, tuning_or_not, distance, changes, self.rank as f64, 0.0]);
+        Record {
             chain: self.id,
             index: self.index,
             draw: self.draw,
-            draw_of_phase,
+            draw_of_phase: if tuning { self.draw } else { self.draw - self.tune() },
             tuning,
             kernel: self.kernel.kind(),
-            dev,
-            phase: arrays.phase,
-            row,
-            dim: arrays.dim,
-            metrics: arrays.metrics,
+            row: self.current_row(),
+            metric: self.index,
             divergence,
-            stats: &stats,
-        };
-        store.append(&record)?;
+            stats,
+        }
+    }
+
+    /// Use what the adaptation has made of the draw, complete its statistics and go on.
+    pub fn finish_draw(
+        &mut self,
+        outcome: &Outcome,
+        record: &mut Record,
+        dev: &mut dyn Device,
+        arrays: &Arrays,
+    ) -> Result<()> {
+        self.settle(dev, arrays)?;
+        record.metric = dev.metric_row(&arrays.metrics, self.index);
+        let seconds = self.watch.lap(outcome.n_steps, Instant::now);
+        let bar = self.kernel.step_size().unwrap_or_else(|| self.adaptation.step_size_bar());
+        [record.stats[STEP_SIZE_BAR], record.stats[SECONDS]] = [bar, seconds];
         self.draw += 1;
         self.next_task();
-        Ok(outcome)
+        Ok(())
+    }
+
+    /// The draw that is complete.
+    pub fn outcome(&self) -> Outcome {
+        self.kernel.outcome()
     }
 }

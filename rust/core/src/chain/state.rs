@@ -71,14 +71,20 @@ impl Chain {
             logp: self.logp,
             kernel: self.kernel.state(),
             metric: dev.metric(&arrays.metrics, self.index)?,
-            inv_mass: read(arrays.metrics.inv_mass, self.index)?,
+            inv_mass: read(arrays.metrics.inv_mass, dev.metric_row(&arrays.metrics, self.index))?,
             moments: self.moments.save(dev, arrays.dim)?,
             adaptation: self.adaptation.clone(),
         }))
     }
 
-    /// Go on from a state. More draws than before may be asked for.
-    pub fn load(&mut self, dev: &mut dyn Device, arrays: &Arrays, state: &ChainState) -> Result<()> {
+    /// Go on from a state, with its metric, which may be that of other chains too. More draws than before may be asked for.
+    pub fn load(
+        &mut self,
+        dev: &mut dyn Device,
+        arrays: &Arrays,
+        state: &ChainState,
+        metric: &Arc<Metric>,
+    ) -> Result<()> {
         for (what, length) in [("x", state.x.len()), ("g", state.g.len()), ("metric", state.inv_mass.len())] {
             if length != arrays.dim {
                 return Err(Error::State(format!(
@@ -88,7 +94,8 @@ impl Chain {
             }
         }
         let Arrays { phase, metrics, .. } = arrays;
-        dev.set_metric(metrics, self.index, &Arc::new(state.metric.clone()))?;
+        dev.set_metric(metrics, self.index, metric)?;
+        let held = dev.metric_row(metrics, self.index);
         let mut write = |buf, index, numbers: &[f64]| dev.write(Row { buf, index }, numbers);
         write(phase.x, self.current_row(), &state.x)?;
         write(phase.g, self.current_row(), &state.g)?;
@@ -97,8 +104,8 @@ impl Chain {
         }
         if state.metric.rank() == 0 {
             let mass_sqrt: Vec<f64> = state.inv_mass.iter().map(|v| (1.0 / v).sqrt()).collect();
-            write(metrics.inv_mass, self.index, &state.inv_mass)?;
-            write(metrics.mass_sqrt, self.index, &mass_sqrt)?;
+            write(metrics.inv_mass, held, &state.inv_mass)?;
+            write(metrics.mass_sqrt, held, &mass_sqrt)?;
         }
         self.id = state.chain;
         self.draw = state.draw;

@@ -41,5 +41,9 @@ pub fn statistics(kernel: Kernel) -> impl Iterator<Item = (usize, &'static Stati
     places.zip(kernel.statistics().iter().chain(CHAIN_STATISTICS))
 }
 
+/// Places of those that are known last.
+pub(super) const STEP_SIZE_BAR: usize = kernel::MOST_STATISTICS + 1;
+pub(super) const SECONDS: usize = N_STATISTICS - 1;
+
 /// Number of statistics of a draw, with the places that its kernel leaves empty.
 pub const N_STATISTICS: usize = kernel::MOST_STATISTICS + CHAIN_STATISTICS.len();

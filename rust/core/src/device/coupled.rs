@@ -81,7 +81,11 @@ impl Coupled<'_> {
             let more = simd::run(Between { start: point(span.start), end, kick });
             *dots = [dots[0] + share * more[0], dots[1] + share * more[1]];
         }
-        of_diagonal + ops::dot(end.p[0], end.p[1])
+        let square = of_diagonal + ops::dot(end.p[0], end.p[1]);
+        if leaf.passing {
+            self.along[0].forget(row);
+        }
+        square
     }
 
     /// |z|^2 in the norm of M, z = x - centre + M^-1 g.

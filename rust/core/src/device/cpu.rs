@@ -8,8 +8,8 @@ use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
 use super::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach, Refresh, Renewal, Row,
-    Sample, Sharing, Span, Step, Turn, ops, turn,
+    Addition, Buf, Device, Dots, Fit, Glide, Holders, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach,
+    Refresh, Renewal, Row, Sample, Sharing, Span, Step, Turn, ops, turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -21,7 +21,8 @@ pub struct Cpu {
     arrays: Vec<Array>,
     /// What belongs to the rows of each array, where they are momenta or gradients under a coupled metric.
     along: Vec<Along>,
-    /// The metrics that are not diagonal, by [`Metrics::id`] and row.
+    /// The rows of metrics by [`Metrics::id`], and those of them that are not diagonal.
+    holders: Vec<Holders>,
     couplings: Vec<Vec<Option<Arc<Coupling>>>>,
     scratch: Vec<f64>,
     kept: Vec<f64>,
@@ -39,16 +40,55 @@ impl Cpu {
     }
 
     /// The arrays of a phase and of metrics: diagonals, their roots and centres.
-    fn split(&mut self, phase: &Phase, metrics: &Metrics) -> Result<(Together<'_>, [&Array; 3])> {
+    fn split(&mut self, phase: &Phase, metrics: &Metrics) -> Result<(Together<'_>, Scales<'_>)> {
         let of_metrics = [metrics.inv_mass, metrics.mass_sqrt, metrics.center];
         let [x, p, g, inv_mass, mass_sqrt, center] = together(
             &mut self.arrays,
             [phase.x, phase.p, phase.g, of_metrics[0], of_metrics[1], of_metrics[2]],
         )?;
         let along = together(&mut self.along, [phase.p, phase.g])?;
-        let couplings = &self.couplings[metrics.id];
+        let (holders, couplings) = (&self.holders[metrics.id], &self.couplings[metrics.id]);
         let scratch = &mut self.scratch;
-        Ok((Together { phase: [x, p, g], along, couplings, scratch }, [inv_mass, mass_sqrt, center]))
+        let together = Together { phase: [x, p, g], along, holders, couplings, scratch };
+        Ok((together, Scales { arrays: [inv_mass, mass_sqrt, center], holders }))
+    }
+
+    /// The row of a chain's metric, and whether it is coupled.
+    fn held(&self, metrics: &Metrics, chain: usize) -> (usize, bool) {
+        let row = self.holders[metrics.id].row(chain);
+        (row, self.couplings[metrics.id][row].is_some())
+    }
+
+    /// A row for a metric of a chain that is written in place; with the numbers that it has, if they are wanted.
+    fn own_row(&mut self, metrics: &Metrics, chain: usize, copy: bool) -> Result<usize> {
+        let [row, before] = self.holders[metrics.id].part(chain);
+        if copy && row != before {
+            for buf in [metrics.inv_mass, metrics.mass_sqrt, metrics.center] {
+                self.copy(buf, buf, &[[before, row]])?;
+            }
+        }
+        self.couplings[metrics.id][row] = None;
+        Ok(row)
+    }
+}
+
+/// The arrays of metrics, by chain.
+struct Scales<'a> {
+    arrays: [&'a Array; 3],
+    holders: &'a Holders,
+}
+
+impl<'a> Scales<'a> {
+    fn inv_mass(&self, chain: usize) -> &'a [f64] {
+        self.arrays[0].row(self.holders.row(chain))
+    }
+
+    fn mass_sqrt(&self, chain: usize) -> &'a [f64] {
+        self.arrays[1].row(self.holders.row(chain))
+    }
+
+    fn center(&self, chain: usize) -> &'a [f64] {
+        self.arrays[2].row(self.holders.row(chain))
     }
 }
 
@@ -56,6 +96,7 @@ impl Cpu {
 struct Together<'a> {
     phase: [&'a mut Array; 3],
     along: [&'a mut Along; 2],
+    holders: &'a Holders,
     couplings: &'a [Option<Arc<Coupling>>],
     scratch: &'a mut Vec<f64>,
 }
@@ -63,7 +104,7 @@ struct Together<'a> {
 impl Together<'_> {
     /// The points, if a metric is coupled.
     fn coupled(&mut self, metric: usize) -> Option<Coupled<'_>> {
-        let coupling = self.couplings[metric].as_deref()?;
+        let coupling = self.couplings[self.holders.row(metric)].as_deref()?;
         let [x, p, g] = &mut self.phase;
         let [along_p, along_g] = &mut self.along;
         Some(Coupled { coupling, phase: [x, p, g], along: [along_p, along_g], scratch: self.scratch })
@@ -122,7 +163,17 @@ impl Device for Cpu {
         self.along[row.buf.0].forget(row.index);
     }
 
+    fn copy(&mut self, src: Buf, dst: Buf, rows: &[[usize; 2]]) -> Result<()> {
+        for &[from, to] in rows {
+            let pair = self.host_pair(Row { buf: src, index: from }, Row { buf: dst, index: to });
+            let (from, to) = pair.ok_or_else(|| Error::Device("a copy between arrays".into()))?;
+            to.copy_from_slice(from);
+        }
+        Ok(())
+    }
+
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
+        self.holders.push(Holders::new(rows));
         self.couplings.push(vec![None; rows]);
         let id = self.couplings.len() - 1;
         let [inv_mass, mass_sqrt, center] =
@@ -135,18 +186,28 @@ impl Device for Cpu {
     }
 
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
-        let [inv_mass, mass_sqrt, center] =
-            self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center])?;
-        let numbers = Metrics::numbers_of(metric, inv_mass.dim)?;
-        let coupling = if metric.rank() > 0 { Some(coupling::prepared(metric)?) } else { None };
-        for (array, numbers) in [inv_mass, mass_sqrt, center].into_iter().zip(&numbers) {
-            array.exact_mut(row).copy_from_slice(numbers);
+        let before = self.holders[metrics.id].row(row);
+        if self.holders[metrics.id].join(row, metric) {
+            if self.holders[metrics.id].is_free(before) {
+                self.couplings[metrics.id][before] = None;
+            }
+            return Ok(());
         }
-        self.couplings[metrics.id][row] = coupling;
+        let numbers = Metrics::numbers_of(metric, self.arrays[metrics.inv_mass.0].dim)?;
+        let coupling = if metric.rank() > 0 { Some(coupling::prepared(metric)?) } else { None };
+        let own = self.own_row(metrics, row, false)?;
+        metrics.write(self, own, &numbers)?;
+        self.couplings[metrics.id][own] = coupling;
+        self.holders[metrics.id].note(row, metric);
         Ok(())
     }
 
+    fn metric_row(&self, metrics: &Metrics, chain: usize) -> usize {
+        self.holders[metrics.id].row(chain)
+    }
+
     fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric> {
+        let row = self.metric_row(metrics, row);
         if let Some(coupling) = &self.couplings[metrics.id][row] {
             return Ok(coupling.metric().clone());
         }
@@ -161,7 +222,7 @@ impl Device for Cpu {
         ops: &[Refresh],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        let (mut all, [_, mass_sqrt, _]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         for (op, kinetic) in ops.iter().zip(kinetic) {
             let [_, p, _] = &mut all.phase;
             rng::fill_normal(op.key, op.purpose, p.exact_mut(op.row));
@@ -169,7 +230,7 @@ impl Device for Cpu {
                 Some(mut coupled) => coupled.refresh(op.row),
                 None => {
                     all.forget(op.row);
-                    ops::scale_normal(all.phase[1].row_mut(op.row), mass_sqrt.row(op.metric))
+                    ops::scale_normal(all.phase[1].row_mut(op.row), scales.mass_sqrt(op.metric))
                 }
             };
             *kinetic = 0.5 * square;
@@ -202,7 +263,7 @@ impl Device for Cpu {
     }
 
     fn kick_drift(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Step]) -> Result<()> {
-        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         for op in ops {
             if let Some(mut coupled) = all.coupled(op.metric) {
                 coupled.kick_drift(op);
@@ -212,7 +273,16 @@ impl Device for Cpu {
             let [x, p, g] = &mut all.phase;
             let (x, x_new) = x.pair(op.from, op.to);
             let (p, p_new) = p.pair(op.from, op.to);
-            ops::kick_drift(x, p, g.row(op.from), inv_mass.row(op.metric), op.kick, op.drift, x_new, p_new);
+            ops::kick_drift(
+                x,
+                p,
+                g.row(op.from),
+                scales.inv_mass(op.metric),
+                op.kick,
+                op.drift,
+                x_new,
+                p_new,
+            );
         }
         Ok(())
     }
@@ -226,7 +296,7 @@ impl Device for Cpu {
         kinetic: &mut [f64],
         mut dots: &mut [Dots],
     ) -> Result<()> {
-        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         for (leaf, kinetic) in leaves.iter().zip(kinetic) {
             let (mine, others) = spans.split_at(leaf.spans);
             let (out, rest) = dots.split_at_mut(leaf.spans);
@@ -237,7 +307,7 @@ impl Device for Cpu {
                     leaf.onward.into_iter().for_each(|(to, _)| all.forget(to));
                     let [x, p, g] = &mut all.phase;
                     let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
-                    points.finish(inv_mass.row(leaf.metric), leaf, mine, out)
+                    points.finish(scales.inv_mass(leaf.metric), leaf, mine, out)
                 }
             };
             *kinetic = 0.5 * square;
@@ -247,7 +317,7 @@ impl Device for Cpu {
     }
 
     fn glide(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Glide]) -> Result<()> {
-        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         for op in ops {
             if let Some(mut coupled) = all.coupled(op.metric) {
                 coupled.glide(op);
@@ -256,7 +326,7 @@ impl Device for Cpu {
             all.forget(op.to);
             let [x, p, g] = &mut all.phase;
             let points = Points { x: x.shared(), p: p.shared(), g: g.shared() };
-            points.glide(inv_mass.row(op.metric), op);
+            points.glide(scales.inv_mass(op.metric), op);
         }
         Ok(())
     }
@@ -269,13 +339,13 @@ impl Device for Cpu {
         kinetic: &mut [f64],
         dots: &mut [Dots],
     ) -> Result<()> {
-        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         for ((&Place { metric, row }, kinetic), dots) in places.iter().zip(kinetic).zip(dots) {
             let [pp, pg, gg] = match all.coupled(metric) {
                 Some(mut coupled) => coupled.products(row),
                 None => {
                     let [_, p, g] = &all.phase;
-                    ops::products(p.row(row), g.row(row), inv_mass.row(metric))
+                    ops::products(p.row(row), g.row(row), scales.inv_mass(metric))
                 }
             };
             (*kinetic, *dots) = (0.5 * pp, [pg, gg]);
@@ -290,14 +360,14 @@ impl Device for Cpu {
         places: &[Place],
         out: &mut [f64],
     ) -> Result<()> {
-        let (mut all, [inv_mass, mass_sqrt, center]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         for (&Place { metric, row }, out) in places.iter().zip(out) {
-            let center = center.row(metric);
+            let center = scales.center(metric);
             *out = match all.coupled(metric) {
                 Some(mut coupled) => coupled.distance(row, center),
                 None => {
                     let [x, _, g] = &all.phase;
-                    let [inv_mass, mass_sqrt] = [inv_mass, mass_sqrt].map(|array| array.row(metric));
+                    let (inv_mass, mass_sqrt) = (scales.inv_mass(metric), scales.mass_sqrt(metric));
                     ops::fisher_distance([x.row(row), g.row(row), center, inv_mass, mass_sqrt])
                 }
             };
@@ -310,6 +380,7 @@ impl Device for Cpu {
         let [x, pull, center, mass_sqrt] =
             together(&mut self.arrays, [phase.x, phase.pulls()?, metrics.center, metrics.mass_sqrt])?;
         for &Place { metric, row } in places {
+            let metric = self.holders[metrics.id].row(metric);
             let (x, center, pull) = (x.row(row), center.row(metric), pull.row_mut(row));
             match self.couplings[metrics.id][metric].as_deref() {
                 Some(coupling) => coupling.pull(x, center, pull, scratch),
@@ -323,7 +394,7 @@ impl Device for Cpu {
         let pulls = phase.pulls()?;
         for &Turn { metric, from, to, kick, angle } in ops {
             let by = turn::By::new(kick, angle);
-            let coupled = self.couplings[metrics.id][metric].is_some();
+            let (held, coupled) = self.held(metrics, metric);
             if coupled {
                 // The kick by the gradient, and its part of the way; that of the pull is a multiple of x - centre.
                 let glide = Glide { metric, from, to, scale: 1.0, kick, drift: by.sin };
@@ -334,12 +405,12 @@ impl Device for Cpu {
                 [phase.x, phase.p, phase.g, pulls, metrics.center, metrics.inv_mass],
             )?;
             let ((x, x_to), (m, m_to)) = (x.pair(from, to), pull.pair(from, to));
-            let center = center.row(metric);
+            let center = center.row(held);
             if coupled {
                 turn::rest([x, m, center], [x_to, p.row_mut(to), m_to], by);
             } else {
                 let (p, p_to) = p.pair(from, to);
-                turn::turn([x, p, g.row(from), m], [x_to, p_to, m_to], [center, inv_mass.row(metric)], by);
+                turn::turn([x, p, g.row(from), m], [x_to, p_to, m_to], [center, inv_mass.row(held)], by);
             }
             self.along[phase.p.0].forget(to);
         }
@@ -354,13 +425,12 @@ impl Device for Cpu {
         kinetic: &mut [f64],
     ) -> Result<()> {
         for (&Turn { metric, to, kick, .. }, kinetic) in ops.iter().zip(kinetic) {
-            let coupled = self.couplings[metrics.id][metric].is_some();
+            let (held, coupled) = self.held(metrics, metric);
             let [p, g, pull, inv_mass] =
                 together(&mut self.arrays, [phase.p, phase.g, phase.pulls()?, metrics.inv_mass])?;
             self.along[phase.p.0].forget(to);
             if !coupled {
-                let square =
-                    turn::finish([g.row(to), pull.row(to), inv_mass.row(metric)], p.row_mut(to), kick);
+                let square = turn::finish([g.row(to), pull.row(to), inv_mass.row(held)], p.row_mut(to), kick);
                 *kinetic = 0.5 * square;
                 continue;
             }
@@ -379,7 +449,7 @@ impl Device for Cpu {
         spans: &[Span],
         dots: &mut [Dots],
     ) -> Result<()> {
-        let (mut all, [inv_mass, ..]) = self.split(phase, metrics)?;
+        let (mut all, scales) = self.split(phase, metrics)?;
         let mut spans = spans.iter().zip(dots);
         for reach in reaches {
             for (span, dots) in spans.by_ref().take(reach.spans) {
@@ -388,7 +458,7 @@ impl Device for Cpu {
                     None => {
                         let [x, p, _] = &all.phase;
                         let end = |row| [x.row(row), p.row(row)];
-                        ops::reach(end(span.start), end(reach.row), inv_mass.row(reach.metric), reach.half)
+                        ops::reach(end(span.start), end(reach.row), scales.inv_mass(reach.metric), reach.half)
                     }
                 };
                 *dots = sums.map(|sum| sum / (2.0 * reach.half));
@@ -397,61 +467,55 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()> {
+    fn accumulate(&mut self, moments: &Moments, phase: &Phase, ops: &[Addition]) -> Result<()> {
         for (mean, ss, value) in
             [(moments.mean_x, moments.ss_x, phase.x), (moments.mean_g, moments.ss_g, phase.g)]
         {
             let [mean, ss, value] = self.together([mean, ss, value])?;
-            ops::welford(mean.row_mut(sample.row), ss.row_mut(sample.row), value.row(point), sample.count);
+            for &Addition { sample: Sample { row, count }, point } in ops {
+                ops::welford(mean.row_mut(row), ss.row_mut(row), value.row(point), count);
+            }
         }
         Ok(())
     }
 
-    fn metric_from_gradient(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        phase: &Phase,
-        point: usize,
-    ) -> Result<()> {
-        let [inv_mass, mass_sqrt, center, x, g] =
-            self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center, phase.x, phase.g])?;
-        let (inv_mass, mass_sqrt) = (inv_mass.exact_mut(row), mass_sqrt.exact_mut(row));
-        ops::metric_from_gradient(inv_mass, mass_sqrt, g.exact(point));
-        ops::center_from_point(center.exact_mut(row), x.exact(point), g.exact(point), inv_mass);
-        self.couplings[metrics.id][row] = None;
+    fn metric_from_gradient(&mut self, metrics: &Metrics, phase: &Phase, places: &[Place]) -> Result<()> {
+        for &Place { metric, row } in places {
+            let metric = self.own_row(metrics, metric, false)?;
+            let [inv_mass, mass_sqrt, center, x, g] =
+                self.together([metrics.inv_mass, metrics.mass_sqrt, metrics.center, phase.x, phase.g])?;
+            let (inv_mass, mass_sqrt) = (inv_mass.exact_mut(metric), mass_sqrt.exact_mut(metric));
+            ops::metric_from_gradient(inv_mass, mass_sqrt, g.exact(row));
+            ops::center_from_point(center.exact_mut(metric), x.exact(row), g.exact(row), inv_mass);
+        }
         Ok(())
     }
 
-    fn fit_fisher_diag(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        moments: &Moments,
-        samples: [Sample; 2],
-    ) -> Result<()> {
+    fn fit_fisher_diag(&mut self, metrics: &Metrics, moments: &Moments, fits: &[Fit]) -> Result<()> {
         let [mean_x, ss_x, mean_g, ss_g] = moments.bufs();
-        let Metrics { inv_mass, mass_sqrt, center, .. } = *metrics;
-        let [inv_mass, mass_sqrt, center, mean_x, ss_x, mean_g, ss_g] =
-            self.together([inv_mass, mass_sqrt, center, mean_x, ss_x, mean_g, ss_g])?;
-        let summary = |s: Sample| ops::Summary {
-            mean_x: mean_x.row(s.row),
-            ss_x: ss_x.row(s.row),
-            mean_g: mean_g.row(s.row),
-            ss_g: ss_g.row(s.row),
-        };
-        let [first, second] = if samples[0].count == 0 { [samples[1], samples[0]] } else { samples };
-        let (n1, n2) = (first.count as f64, second.count as f64);
-        let union = ops::Union {
-            // The row of an empty sample may hold old numbers, so the other one stands in, with weight zero.
-            first: summary(first),
-            second: summary(if second.count == 0 { first } else { second }),
-            weight: if second.count == 0 { 0.0 } else { 1.0 },
-            between: n1 * n2 / (n1 + n2).max(1.0),
-        };
-        ops::fit_fisher_diag(inv_mass.row_mut(row), mass_sqrt.row_mut(row), &union);
-        ops::center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));
-        self.couplings[metrics.id][row] = None;
+        for fit in fits {
+            let row = self.own_row(metrics, fit.metric, true)?;
+            let Metrics { inv_mass, mass_sqrt, center, .. } = *metrics;
+            let [inv_mass, mass_sqrt, center, mean_x, ss_x, mean_g, ss_g] =
+                self.together([inv_mass, mass_sqrt, center, mean_x, ss_x, mean_g, ss_g])?;
+            let summary = |s: Sample| ops::Summary {
+                mean_x: mean_x.row(s.row),
+                ss_x: ss_x.row(s.row),
+                mean_g: mean_g.row(s.row),
+                ss_g: ss_g.row(s.row),
+            };
+            let [first, second] = fit.ordered();
+            let (n1, n2) = (first.count as f64, second.count as f64);
+            let union = ops::Union {
+                // The row of an empty sample may hold old numbers, so the other one stands in, with weight zero.
+                first: summary(first),
+                second: summary(if second.count == 0 { first } else { second }),
+                weight: if second.count == 0 { 0.0 } else { 1.0 },
+                between: n1 * n2 / (n1 + n2).max(1.0),
+            };
+            ops::fit_fisher_diag(inv_mass.row_mut(row), mass_sqrt.row_mut(row), &union);
+            ops::center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));
+        }
         Ok(())
     }
 }

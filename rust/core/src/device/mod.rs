@@ -15,6 +15,8 @@ mod cpu;
 mod directions;
 #[cfg(any(feature = "opencl", feature = "cuda"))]
 pub mod gpu;
+mod holders;
+mod moments;
 mod open;
 mod ops;
 mod points;
@@ -25,6 +27,8 @@ mod triangular;
 mod turn;
 
 pub use cpu::Cpu;
+pub use holders::{Holders, OfChain};
+pub use moments::{Addition, Fit, Moments, Sample};
 pub use open::{DeviceOptions, open};
 pub use raw::{Memory, RawBuffer};
 pub use share::{Owner, Shared, Sharing};
@@ -79,52 +83,13 @@ impl Phase {
     }
 }
 
-/// Running mean and sum of squared deviations of positions and of gradients; one row per estimator.
-#[derive(Clone, Copy, Debug)]
-pub struct Moments {
-    /// Mean of the positions.
-    pub mean_x: Buf,
-    /// Sum of squared deviations of the positions.
-    pub ss_x: Buf,
-    /// Mean of the gradients.
-    pub mean_g: Buf,
-    /// Sum of squared deviations of the gradients.
-    pub ss_g: Buf,
-}
-
-impl Moments {
-    /// Allocate `rows` estimators.
-    pub fn alloc(dev: &mut dyn Device, rows: usize, dim: usize) -> Result<Self> {
-        Ok(Moments {
-            mean_x: dev.alloc(rows, dim)?,
-            ss_x: dev.alloc(rows, dim)?,
-            mean_g: dev.alloc(rows, dim)?,
-            ss_g: dev.alloc(rows, dim)?,
-        })
-    }
-
-    /// Its arrays, in order.
-    pub fn bufs(&self) -> [Buf; 4] {
-        [self.mean_x, self.ss_x, self.mean_g, self.ss_g]
-    }
-}
-
-/// One row of [`Moments`] with the number of points in it.
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    /// Row in the moments.
-    pub row: usize,
-    /// Number of points.
-    pub count: u64,
-}
-
-/// The inverse mass matrices of a block, one for each chain. They are diagonal unless [`Device::set_metric`] brings one that
-/// is not.
+/// The inverse mass matrices of a block, one for each chain, in rows that chains can have in common: [`Device::metric_row`].
+/// They are diagonal unless [`Device::set_metric`] brings one that is not.
 #[derive(Clone, Copy, Debug)]
 pub struct Metrics {
-    /// Their diagonals; one row per metric.
+    /// Their diagonals.
     pub inv_mass: Buf,
-    /// Those to the power -1/2. Of a metric that is diagonal both rows may be written.
+    /// Those to the power -1/2. Of a metric that is diagonal both rows may be written, by numbers that suit all its chains.
     pub mass_sqrt: Buf,
     /// The estimated centres of the distributions that they were made for.
     pub center: Buf,
@@ -163,7 +128,7 @@ impl Metrics {
 /// p <- a fresh draw from N(0, M).
 #[derive(Clone, Copy, Debug)]
 pub struct Refresh {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point.
     pub row: usize,
@@ -185,7 +150,7 @@ pub struct Renewal {
 /// p' <- p + kick g, x' <- x + drift M^-1 p'.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point (x, p, g).
     pub from: usize,
@@ -200,7 +165,7 @@ pub struct Step {
 /// p' <- scale p + kick g, x' <- x + drift M^-1 p'. Both points may be the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Glide {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point (x, p, g).
     pub from: usize,
@@ -219,7 +184,7 @@ pub struct Glide {
 /// x' <- x + drift M^-1 p'.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaf {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point.
     pub row: usize,
@@ -229,12 +194,14 @@ pub struct Leaf {
     pub onward: Option<(usize, f64)>,
     /// How many of the spans of the call belong to this leaf.
     pub spans: usize,
+    /// Whether nobody wants its momentum: p stays what it was, which saves writing it. Of leaves without spans only.
+    pub passing: bool,
 }
 
 /// One point under one metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point.
     pub row: usize,
@@ -254,7 +221,7 @@ pub struct Span {
 /// other half follows.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point (x, p, g, m).
     pub from: usize,
@@ -269,7 +236,7 @@ pub struct Turn {
 /// A point at which spans of any integrator end.
 #[derive(Clone, Copy, Debug)]
 pub struct Reach {
-    /// Row of the metric.
+    /// The chain whose metric it is.
     pub metric: usize,
     /// Row of the point.
     pub row: usize,
@@ -296,6 +263,26 @@ pub trait Device: Send {
 
     /// Copy a row to the host.
     fn read(&self, src: Row, dst: &mut [f64]) -> Result<()>;
+
+    /// Copy rows to the host, each to its place, in one go where every transfer takes its time.
+    fn read_rows<'a>(
+        &mut self,
+        src: Buf,
+        rows: &mut dyn Iterator<Item = (usize, &'a mut [f64])>,
+    ) -> Result<()> {
+        for (index, dst) in rows {
+            self.read(Row { buf: src, index }, dst)?;
+        }
+        Ok(())
+    }
+
+    /// Copy rows from the host, likewise.
+    fn write_rows<'a>(&mut self, dst: Buf, rows: &mut dyn Iterator<Item = (usize, &'a [f64])>) -> Result<()> {
+        for (index, src) in rows {
+            self.write(Row { buf: dst, index }, src)?;
+        }
+        Ok(())
+    }
 
     /// The rows themselves, where the device's memory is the host's: `src` to read, `dst` to write.
     fn host_pair(&mut self, src: Row, dst: Row) -> Option<(&[f64], &mut [f64])>;
@@ -327,23 +314,21 @@ pub trait Device: Send {
         None
     }
 
-    /// Copy a row of `dim` numbers to another.
-    fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
-        if let Some((src, dst)) = self.host_pair(src, dst) {
-            dst.copy_from_slice(src);
-            return Ok(());
-        }
-        let mut host = vec![0.0; dim];
-        self.read(src, &mut host)?;
-        self.write(dst, &host)
-    }
+    /// Copy rows: for each the one to read, and the one to write, which is not among those to read.
+    fn copy(&mut self, src: Buf, dst: Buf, rows: &[[usize; 2]]) -> Result<()>;
 
     /// Metrics for `rows` chains, of `dim` parameters, at first the identity.
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics>;
 
-    /// Give a chain a metric. Chains with a common one share its memory. The device may round eigenvectors to six digits: in
+    /// Give a chain a metric. Chains with a common one, the same `Arc`, share its memory. The device may round eigenvectors to six digits: in
     /// all that it does M^-1 is the same matrix, but not to the last bit the one given.
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()>;
+
+    /// The row of the arrays of metrics that a chain has. It is another one when its metric has changed.
+    fn metric_row(&self, metrics: &Metrics, chain: usize) -> usize {
+        let _ = metrics;
+        chain
+    }
 
     /// The metric of a chain: as it was set, or made from what the diagonal is now.
     fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric>;
@@ -422,8 +407,8 @@ pub trait Device: Send {
         dots: &mut [Dots],
     ) -> Result<()>;
 
-    /// Welford's update with the point in row `point`; `sample.count` counts it already.
-    fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()>;
+    /// Welford's update of samples, of which none is there twice.
+    fn accumulate(&mut self, moments: &Moments, phase: &Phase, ops: &[Addition]) -> Result<()>;
 
     /// How far points are from the centre, in the coordinates y in which a metric is the identity:
     /// `out` gets |y + grad_y log pi|^2 = |z|^2 in the norm of M, z = x - centre + M^-1 g.
@@ -435,23 +420,11 @@ pub trait Device: Send {
         out: &mut [f64],
     ) -> Result<()>;
 
-    /// The diagonal inverse mass matrix 1 / |g| of a single gradient, clamped to [1e-20, 1e20]; 1 where it is zero or not
+    /// The diagonal inverse mass matrices 1 / |g| of single gradients, clamped to [1e-20, 1e20]; 1 where it is zero or not
     /// finite. The centre is x + M^-1 g.
-    fn metric_from_gradient(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        phase: &Phase,
-        point: usize,
-    ) -> Result<()>;
+    fn metric_from_gradient(&mut self, metrics: &Metrics, phase: &Phase, places: &[Place]) -> Result<()>;
 
-    /// The diagonal that minimises the Fisher divergence to a standard normal, (Var x / Var g)^(1/2), from the union of two
+    /// The diagonals that minimise the Fisher divergence to a standard normal, (Var x / Var g)^(1/2), from the union of two
     /// samples, with the centre mean x + M^-1 mean g. A coordinate whose ratio is zero or not finite keeps its value.
-    fn fit_fisher_diag(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        moments: &Moments,
-        samples: [Sample; 2],
-    ) -> Result<()>;
+    fn fit_fisher_diag(&mut self, metrics: &Metrics, moments: &Moments, fits: &[Fit]) -> Result<()>;
 }

@@ -75,6 +75,8 @@ pub struct Leaf<'a> {
     pub point: Point<'a>,
     pub inv_mass: &'a [f64],
     pub kick: f64,
+    /// Whether the momentum stays what it was.
+    pub passing: bool,
     pub onward: Option<Onward<'a>>,
     /// Momentum of the point just before, if that span is asked for.
     pub before: Option<Cells<'a>>,
@@ -119,7 +121,7 @@ impl<const N: usize> Loop for Finish<'_, N> {
 
     #[inline(always)]
     fn run<V: Vector>(self) -> Self::Output {
-        let Leaf { point, inv_mass, kick, onward, before } = *self.leaf;
+        let Leaf { point, inv_mass, kick, passing, onward, before } = *self.leaf;
         let n = inv_mass.len() / LANES;
         let (point, inv_mass, kick) = (Lanes::new(point, n), lanes(inv_mass, n), V::splat(kick));
         let onward = onward.map(|to| (cell_lanes(to.x, n), cell_lanes(to.p, n), V::splat(to.drift)));
@@ -131,7 +133,9 @@ impl<const N: usize> Loop for Finish<'_, N> {
             let ([x, p, g], inv_mass) = (point.get::<V>(i), V::load(&inv_mass[i]));
             let force = kick.mul(g);
             let p = p.add(force);
-            p.put(&point.p[i]);
+            if !passing {
+                p.put(&point.p[i]);
+            }
             let velocity = inv_mass.mul(p);
             kinetic = kinetic.add(velocity.mul(p));
             if let Some(before) = before {

@@ -51,6 +51,7 @@ impl<'a> Points<'a> {
                 point: self.get(leaf.row, &block),
                 inv_mass: &inv_mass[block.clone()],
                 kick: leaf.kick,
+                passing: leaf.passing,
                 onward,
                 before: before.first().map(|span| self.p.row(span.start, &block)),
             };

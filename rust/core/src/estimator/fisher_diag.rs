@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Device, Metrics, Moments, Phase, Row, Sample};
+use crate::device::{Addition, Device, Fit, Metrics, Moments, Phase, Row, Sample};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 
@@ -20,6 +20,39 @@ pub struct FisherDiag {
     metric_row: usize,
     older: Sample,
     newer: Sample,
+}
+
+/// What the estimators of some chains ask of the device: lists, so that each is one call for all of them.
+#[derive(Default)]
+pub struct Updates {
+    points: Vec<Addition>,
+    fits: Vec<Fit>,
+}
+
+impl Updates {
+    /// Lists with room for so many chains.
+    pub fn new(chains: usize) -> Self {
+        Updates { points: Vec::with_capacity(chains), fits: Vec::with_capacity(chains) }
+    }
+
+    /// Have it all done: points first, then fits.
+    pub fn run(
+        &mut self,
+        dev: &mut dyn Device,
+        metrics: &Metrics,
+        moments: &Moments,
+        phase: &Phase,
+    ) -> Result<()> {
+        if !self.points.is_empty() {
+            dev.accumulate(moments, phase, &self.points)?;
+        }
+        if !self.fits.is_empty() {
+            dev.fit_fisher_diag(metrics, moments, &self.fits)?;
+        }
+        self.points.clear();
+        self.fits.clear();
+        Ok(())
+    }
 }
 
 /// The numbers of an estimator.
@@ -61,9 +94,9 @@ impl FisherDiag {
     }
 
     /// Add a point.
-    pub fn add(&mut self, dev: &mut dyn Device, phase: &Phase, point: usize) -> Result<()> {
+    pub fn add(&mut self, updates: &mut Updates, point: usize) {
         self.newer.count += 1;
-        dev.accumulate(&self.moments, self.newer, phase, point)
+        updates.points.push(Addition { sample: self.newer, point });
     }
 
     /// Make the newer sample the older one and begin a new one.
@@ -73,8 +106,8 @@ impl FisherDiag {
     }
 
     /// Set the metric to the estimate.
-    pub fn fit(&self, dev: &mut dyn Device, metrics: &Metrics) -> Result<()> {
-        dev.fit_fisher_diag(metrics, self.metric_row, &self.moments, [self.older, self.newer])
+    pub fn fit(&self, updates: &mut Updates) {
+        updates.fits.push(Fit { metric: self.metric_row, samples: [self.older, self.newer] });
     }
 
     /// The variances of the positions, for a metric from the draws alone. A coordinate that did not move keeps its value.

@@ -1,9 +1,10 @@
 //! A store in memory, allocated once.
 
+use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Keep, Record, Store};
-use crate::device::{Buf, Device, Row};
+use super::{Keep, Record, Records, Store};
+use crate::device::{Buf, Device};
 use crate::error::{Error, Result};
 use crate::{kernel, memory};
 
@@ -55,20 +56,21 @@ impl DrawBlock {
         Ok(block)
     }
 
-    fn append(&mut self, record: &Record<'_>, dim: usize, keep: Keep) -> Result<()> {
+    /// Add a draw, with zeros for what is on the device.
+    fn append(&mut self, record: &Record, dim: usize, keep: Keep) {
         if self.draws == 0 {
             memory::take_pages(&self.positions);
         }
-        append_row(&mut self.positions, record.dev, record.phase.x, record.row, dim)?;
-        if keep.gradient {
-            append_row(&mut self.gradients, record.dev, record.phase.g, record.row, dim)?;
+        let kept = [
+            (&mut self.positions, true),
+            (&mut self.gradients, keep.gradient),
+            (&mut self.metrics, keep.metric),
+        ];
+        for (numbers, _) in kept.into_iter().filter(|(_, kept)| *kept) {
+            numbers.resize(numbers.len() + dim, 0.0);
         }
-        if keep.metric {
-            append_row(&mut self.metrics, record.dev, record.metrics.inv_mass, record.index, dim)?;
-        }
-        self.stats.extend_from_slice(record.stats);
+        self.stats.extend_from_slice(&record.stats);
         self.draws += 1;
-        Ok(())
     }
 }
 
@@ -105,6 +107,8 @@ pub struct MemoryStore {
     per_block: usize,
     dim: usize,
     keep: Keep,
+    /// Whether the latest draw and its divergence wait for what is on the device.
+    waits: [bool; 2],
 }
 
 impl MemoryStore {
@@ -133,7 +137,7 @@ impl MemoryStore {
             left -= draws;
         }
         let trace = ChainTrace { blocks, ..ChainTrace::default() };
-        Ok(MemoryStore { trace, current: 0, per_block, dim, keep })
+        Ok(MemoryStore { trace, current: 0, per_block, dim, keep, waits: [false; 2] })
     }
 
     /// The draws so far.
@@ -148,22 +152,81 @@ impl MemoryStore {
         trace
     }
 
-    fn note_divergence(&mut self, record: &Record<'_>) -> Result<()> {
-        let Some(found) = record.divergence else { return Ok(()) };
-        let mut points: [Vec<f64>; 4] = Default::default();
-        if self.keep.divergences {
-            let phase = record.phase;
-            let rows =
-                [(phase.x, found.from), (phase.p, found.from), (phase.g, found.from), (phase.x, found.to)];
-            for (numbers, (buf, index)) in points.iter_mut().zip(rows) {
-                append_row(numbers, record.dev, buf, index, self.dim)?;
-            }
-        }
+    fn note_divergence(&mut self, record: &Record) {
+        self.waits[1] = record.divergence.is_some() && self.keep.divergences;
+        let Some(found) = record.divergence else { return };
+        let points =
+            if self.keep.divergences { [(); 4].map(|()| vec![0.0; self.dim]) } else { Default::default() };
         let Record { draw, tuning, .. } = *record;
         let (energy, energy_error) = (found.energy, found.energy_error);
         self.trace.divergences.push(Divergent { draw, tuning, energy, energy_error, points });
+    }
+
+    /// Take in all of a draw that is not on the device.
+    fn note(&mut self, record: &Record) -> Result<()> {
+        self.note_divergence(record);
+        if !record.tuning {
+            self.trace.kernel = record.kernel;
+        }
+        let skipped =
+            record.tuning && !self.keep.warmup || !record.draw_of_phase.is_multiple_of(self.keep.thin.max(1));
+        self.waits[0] = !skipped;
+        if skipped {
+            return Ok(());
+        }
+        if self.trace.blocks.get(self.current).is_some_and(|block| block.draws >= self.per_block) {
+            self.current += 1;
+        }
+        let Some(block) = self.trace.blocks.get_mut(self.current) else {
+            return Err(Error::State("a draw more than there is room for".into()));
+        };
+        block.append(record, self.dim, self.keep);
+        self.trace.warmup += usize::from(record.tuning);
         Ok(())
     }
+
+    /// Where some numbers of the latest draw go, if they are kept.
+    fn place(&mut self, of: impl Fn(&mut DrawBlock) -> &mut Vec<f64>) -> Option<&mut [f64]> {
+        let numbers = of(self.trace.blocks.get_mut(self.current).filter(|_| self.waits[0])?);
+        let start = numbers.len().checked_sub(self.dim)?;
+        Some(&mut numbers[start..])
+    }
+
+    /// Where a point of the latest divergence goes, if it is kept.
+    fn place_of_divergence(&mut self, which: usize) -> Option<&mut [f64]> {
+        let found = self.trace.divergences.last_mut().filter(|_| self.waits[1])?;
+        Some(&mut found.points[which])
+    }
+}
+
+/// Keep the draws of a round, each in its store.
+fn keep<S: DerefMut<Target = MemoryStore>>(
+    stores: &mut [S],
+    dev: &mut dyn Device,
+    records: &Records<'_>,
+) -> Result<()> {
+    let Records { draws, phase, metrics, .. } = *records;
+    stores.iter_mut().zip(draws).try_for_each(|(store, draw)| store.note(draw))?;
+    let mut read = |buf: Buf,
+                    place: &dyn for<'a> Fn(
+        &'a mut MemoryStore,
+        &Record,
+    ) -> Option<(usize, &'a mut [f64])>| {
+        dev.read_rows(buf, &mut stores.iter_mut().zip(draws).filter_map(|(store, draw)| place(store, draw)))
+    };
+    read(phase.x, &|store, draw| Some((draw.row, store.place(|block| &mut block.positions)?)))?;
+    read(phase.g, &|store, draw| Some((draw.row, store.place(|block| &mut block.gradients)?)))?;
+    read(metrics.inv_mass, &|store, draw| Some((draw.metric, store.place(|block| &mut block.metrics)?)))?;
+    if draws.iter().all(|draw| draw.divergence.is_none()) {
+        return Ok(());
+    }
+    for (which, buf) in [phase.x, phase.p, phase.g, phase.x].into_iter().enumerate() {
+        read(buf, &|store, draw| {
+            let found = draw.divergence?;
+            Some((if which < 3 { found.from } else { found.to }, store.place_of_divergence(which)?))
+        })?;
+    }
+    Ok(())
 }
 
 fn too_many(draws: impl std::fmt::Display, columns: usize) -> Error {
@@ -177,46 +240,28 @@ fn reserve(v: &mut Vec<f64>, draws: usize, columns: usize) -> Result<()> {
         .ok_or_else(|| too_many(draws, columns))
 }
 
-fn append_row(to: &mut Vec<f64>, dev: &dyn Device, buf: Buf, index: usize, dim: usize) -> Result<()> {
-    let start = to.len();
-    to.resize(start + dim, 0.0);
-    dev.read(Row { buf, index }, &mut to[start..])
-}
-
 impl Store for MemoryStore {
-    fn append(&mut self, record: &Record<'_>) -> Result<()> {
-        self.note_divergence(record)?;
-        if !record.tuning {
-            self.trace.kernel = record.kernel;
-        }
-        let skipped =
-            record.tuning && !self.keep.warmup || !record.draw_of_phase.is_multiple_of(self.keep.thin.max(1));
-        if skipped {
-            return Ok(());
-        }
-        if self.trace.blocks.get(self.current).is_some_and(|block| block.draws >= self.per_block) {
-            self.current += 1;
-        }
-        let Some(block) = self.trace.blocks.get_mut(self.current) else {
-            return Err(Error::State("a draw more than there is room for".into()));
-        };
-        block.append(record, self.dim, self.keep)?;
-        self.trace.warmup += usize::from(record.tuning);
-        Ok(())
+    fn append(&mut self, dev: &mut dyn Device, records: &Records<'_>) -> Result<()> {
+        keep(&mut [self], dev, records)
     }
 }
 
 /// Stores that others may look at between two draws, one for each chain of a block.
 impl Store for Vec<Arc<Mutex<MemoryStore>>> {
-    fn append(&mut self, record: &Record<'_>) -> Result<()> {
-        self[record.index].lock().unwrap_or_else(PoisonError::into_inner).append(record)
+    fn append(&mut self, dev: &mut dyn Device, records: &Records<'_>) -> Result<()> {
+        let store = |record: &Record| self[record.index].lock().unwrap_or_else(PoisonError::into_inner);
+        if let [record] = records.draws {
+            return keep(&mut [store(record)], dev, records);
+        }
+        keep(&mut records.draws.iter().map(store).collect::<Vec<_>>(), dev, records)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{Cpu, Phase};
+    use crate::chain::N_STATISTICS;
+    use crate::device::{Cpu, Phase, Row};
 
     /// A store after draws whose only coordinate is their index.
     fn stored(tune: u64, draws: u64, keep: Keep) -> ChainTrace {
@@ -225,7 +270,8 @@ mod tests {
         let metrics = dev.alloc_metrics(1, 1).unwrap();
         dev.write(Row { buf: metrics.inv_mass, index: 0 }, &[7.0]).unwrap();
         // Two draws in a block.
-        let mut store = MemoryStore::with_blocks(32, 1, 1, tune, draws, keep).unwrap();
+        let mut store =
+            MemoryStore::with_blocks(2 * 8 * (1 + N_STATISTICS), 1, N_STATISTICS, tune, draws, keep).unwrap();
         for draw in 0..tune + draws {
             dev.write(Row { buf: phase.x, index: 1 }, &[draw as f64]).unwrap();
             dev.write(Row { buf: phase.g, index: 1 }, &[-(draw as f64)]).unwrap();
@@ -244,15 +290,12 @@ mod tests {
                 draw_of_phase,
                 tuning,
                 kernel: kernel::Kind::Nuts,
-                dev: &dev,
-                phase,
                 row: 1,
-                dim: 1,
-                metrics,
+                metric: 0,
                 divergence,
-                stats: &[0.5],
+                stats: [0.5; N_STATISTICS],
             };
-            store.append(&record).unwrap();
+            store.append(&mut dev, &Records { draws: &[record], phase, metrics, dim: 1 }).unwrap();
         }
         store.take()
     }
@@ -267,7 +310,7 @@ mod tests {
         assert_eq!((all.warmup, all.draws()), (3, 7));
         assert_eq!(all.blocks.iter().map(|block| block.draws).collect::<Vec<_>>(), [2, 2, 2, 1]);
         assert_eq!(positions(&all), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        assert_eq!(all.flat(|block| &block.stats).len(), 7);
+        assert_eq!(all.flat(|block| &block.stats).len(), 7 * N_STATISTICS);
         assert!(all.blocks.iter().all(|block| block.gradients.is_empty() && block.metrics.is_empty()));
         let thinned = stored(3, 5, Keep { thin: 2, gradient: true, metric: true, ..Keep::default() });
         assert_eq!(positions(&thinned), [0.0, 2.0, 3.0, 5.0, 7.0]);

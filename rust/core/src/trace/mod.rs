@@ -4,6 +4,7 @@ mod memory;
 
 pub use memory::{ChainTrace, Divergent, DrawBlock, MemoryStore};
 
+use crate::chain::N_STATISTICS;
 use crate::device::{Device, Metrics, Phase};
 use crate::error::Result;
 use crate::kernel;
@@ -66,8 +67,9 @@ pub struct Divergence {
     pub energy_error: f64,
 }
 
-/// A finished draw, while its point is still on the device.
-pub struct Record<'a> {
+/// A finished draw.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
     /// Index of the chain in the run.
     pub chain: u64,
     /// Index of the chain in its block.
@@ -80,24 +82,31 @@ pub struct Record<'a> {
     pub tuning: bool,
     /// The kernel that made it.
     pub kernel: kernel::Kind,
-    /// The device.
-    pub dev: &'a dyn Device,
-    /// The arrays that the point is in.
-    pub phase: Phase,
-    /// Its row there.
+    /// Row of its point.
     pub row: usize,
-    /// Number of parameters.
-    pub dim: usize,
-    /// The metrics, of which that in row `index` is the chain's.
-    pub metrics: Metrics,
+    /// Row of its chain's metric.
+    pub metric: usize,
     /// The divergence of its trajectory, if there was one.
     pub divergence: Option<Divergence>,
     /// Values of the statistics, in the order of [`crate::chain::statistics`].
-    pub stats: &'a [f64],
+    pub stats: [f64; N_STATISTICS],
+}
+
+/// The draws that a round completed, at most one of each chain, while their points are still on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'a> {
+    /// The draws, in the order of their chains.
+    pub draws: &'a [Record],
+    /// The arrays that their points are in.
+    pub phase: Phase,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// Number of parameters.
+    pub dim: usize,
 }
 
 /// Takes in the draws of the chains of a block; those of a chain come in order.
 pub trait Store: Send {
-    /// Keep a draw.
-    fn append(&mut self, record: &Record<'_>) -> Result<()>;
+    /// Keep the draws of a round.
+    fn append(&mut self, dev: &mut dyn Device, records: &Records<'_>) -> Result<()>;
 }

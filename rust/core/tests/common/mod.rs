@@ -3,10 +3,10 @@
 
 use nutpie_core::chain::{DURATION, N_STATISTICS, statistics};
 use nutpie_core::density::{Failure, HostDensity};
-use nutpie_core::device::Row;
+use nutpie_core::device::{Device, Row};
 use nutpie_core::error::Result;
 use nutpie_core::kernel::Kind;
-use nutpie_core::trace::{ChainTrace, Record, Store};
+use nutpie_core::trace::{ChainTrace, Records, Store};
 
 /// Independent normals with standard deviations 1, 2, 3, ... and a little skew in the first coordinate.
 #[derive(Clone)]
@@ -63,16 +63,16 @@ impl Collected {
 }
 
 impl Store for Collected {
-    fn append(&mut self, record: &Record<'_>) -> Result<()> {
-        assert_eq!(record.stats.len(), N_STATISTICS);
-        assert_eq!(record.draw as usize, self.draws[record.index].len());
-        let dim = record.dim;
-        let mut x = vec![0.0; dim];
-        record.dev.read(Row { buf: record.phase.x, index: record.row }, &mut x)?;
-        self.draws[record.index].push(x);
-        let mut stats = record.stats.to_vec();
-        without_durations(&mut stats);
-        self.stats[record.index].push(stats);
+    fn append(&mut self, dev: &mut dyn Device, records: &Records<'_>) -> Result<()> {
+        for record in records.draws {
+            assert_eq!(record.draw as usize, self.draws[record.index].len());
+            let mut x = vec![0.0; records.dim];
+            dev.read(Row { buf: records.phase.x, index: record.row }, &mut x)?;
+            self.draws[record.index].push(x);
+            let mut stats = record.stats.to_vec();
+            without_durations(&mut stats);
+            self.stats[record.index].push(stats);
+        }
         Ok(())
     }
 }

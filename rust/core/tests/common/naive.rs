@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nutpie_core::device::{
-    Buf, Device, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal, Row, Sample,
-    Span, Step, Turn,
+    Addition, Buf, Device, Dots, Fit, Glide, Leaf, Metrics, Moments, Phase, Place, Reach, Refresh, Renewal,
+    Row, Sample, Span, Step, Turn,
 };
 use nutpie_core::error::Result;
 use nutpie_core::metric::Metric;
@@ -60,6 +60,22 @@ impl Naive {
         }
     }
 
+    /// Mean and sum of squared deviations of two samples together.
+    fn union(&self, samples: [Sample; 2], mean: Buf, ss: Buf) -> [Vec<f64>; 2] {
+        let parts: Vec<_> = samples
+            .iter()
+            .filter(|s| s.count > 0)
+            .map(|s| (s.count as f64, self.get(mean, s.row), self.get(ss, s.row)))
+            .collect();
+        let n: f64 = parts.iter().map(|(n, ..)| n).sum();
+        let whole =
+            combine(self.dims[mean.0], |i| parts.iter().map(|(n, mean, _)| n * mean[i]).sum::<f64>() / n);
+        let ss = combine(whole.len(), |i| {
+            parts.iter().map(|(n, mean, ss)| ss[i] + n * (mean[i] - whole[i]).powi(2)).sum()
+        });
+        [whole, ss]
+    }
+
     fn set_diagonal(&mut self, metrics: &Metrics, row: usize, inv_mass: Vec<f64>, center: Vec<f64>) {
         self.set(metrics.mass_sqrt, row, inv_mass.iter().map(|v| v.powf(-0.5)).collect());
         self.set(metrics.inv_mass, row, inv_mass);
@@ -87,6 +103,13 @@ impl Device for Naive {
 
     fn host_pair(&mut self, _src: Row, _dst: Row) -> Option<(&[f64], &mut [f64])> {
         None
+    }
+
+    fn copy(&mut self, src: Buf, dst: Buf, rows: &[[usize; 2]]) -> Result<()> {
+        for [from, to] in rows {
+            self.set(dst, *to, self.get(src, *from));
+        }
+        Ok(())
     }
 
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
@@ -162,6 +185,7 @@ impl Device for Naive {
             let (p, g) = (self.get(s.p, leaf.row), self.get(s.g, leaf.row));
             let p = combine(p.len(), |i| p[i] + leaf.kick * g[i]);
             *kinetic = 0.5 * dot(&self.velocity(metrics, leaf.metric, &p), &p);
+            let before = self.get(s.p, leaf.row);
             self.set(s.p, leaf.row, p);
             for (span, dots) in spans.by_ref().take(leaf.spans) {
                 let end = |row| (self.get(s.x, row), self.get(s.p, row), self.get(s.g, row));
@@ -174,6 +198,10 @@ impl Device for Naive {
             if let Some((to, drift)) = leaf.onward {
                 let next = Step { metric: leaf.metric, from: leaf.row, to, kick: leaf.kick, drift };
                 self.kick_drift(s, metrics, &[next])?;
+            }
+            if leaf.passing {
+                assert_eq!(leaf.spans, 0);
+                self.set(s.p, leaf.row, before);
             }
         }
         Ok(())
@@ -261,9 +289,12 @@ impl Device for Naive {
         Ok(())
     }
 
-    fn accumulate(&mut self, moments: &Moments, sample: Sample, s: &Phase, point: usize) -> Result<()> {
-        for (mean, ss, value) in [(moments.mean_x, moments.ss_x, s.x), (moments.mean_g, moments.ss_g, s.g)] {
-            let value = self.get(value, point);
+    fn accumulate(&mut self, moments: &Moments, s: &Phase, ops: &[Addition]) -> Result<()> {
+        let pairs = [(moments.mean_x, moments.ss_x, s.x), (moments.mean_g, moments.ss_g, s.g)];
+        for (Addition { sample, point }, (mean, ss, value)) in
+            ops.iter().flat_map(|op| pairs.map(|pair| (op, pair)))
+        {
+            let value = self.get(value, *point);
             let (old, before) = if sample.count == 1 {
                 (value.clone(), vec![0.0; value.len()])
             } else {
@@ -294,40 +325,28 @@ impl Device for Naive {
         Ok(())
     }
 
-    fn metric_from_gradient(&mut self, metrics: &Metrics, row: usize, s: &Phase, point: usize) -> Result<()> {
-        let (x, g) = (self.get(s.x, point), self.get(s.g, point));
-        let new = g.iter().map(|g| 1.0 / g.abs().clamp(1e-20, 1e20)).collect::<Vec<_>>();
-        let center = combine(x.len(), |i| x[i] + new[i] * g[i]);
-        self.set_diagonal(metrics, row, new, center);
+    fn metric_from_gradient(&mut self, metrics: &Metrics, s: &Phase, places: &[Place]) -> Result<()> {
+        for place in places {
+            let (x, g) = (self.get(s.x, place.row), self.get(s.g, place.row));
+            let new = g.iter().map(|g| 1.0 / g.abs().clamp(1e-20, 1e20)).collect::<Vec<_>>();
+            let center = combine(x.len(), |i| x[i] + new[i] * g[i]);
+            self.set_diagonal(metrics, place.metric, new, center);
+        }
         Ok(())
     }
 
-    fn fit_fisher_diag(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        moments: &Moments,
-        samples: [Sample; 2],
-    ) -> Result<()> {
-        let n: f64 = samples.iter().map(|s| s.count as f64).sum();
-        let summary = |mean: Buf, ss: Buf| -> [Vec<f64>; 2] {
-            let parts: Vec<_> = samples
-                .iter()
-                .filter(|s| s.count > 0)
-                .map(|s| (s.count as f64, self.get(mean, s.row), self.get(ss, s.row)))
-                .collect();
-            let whole =
-                combine(self.dims[mean.0], |i| parts.iter().map(|(n, mean, _)| n * mean[i]).sum::<f64>() / n);
-            let ss = combine(whole.len(), |i| {
-                parts.iter().map(|(n, mean, ss)| ss[i] + n * (mean[i] - whole[i]).powi(2)).sum()
+    fn fit_fisher_diag(&mut self, metrics: &Metrics, moments: &Moments, fits: &[Fit]) -> Result<()> {
+        for fit in fits {
+            let [mean_x, ss_x] = self.union(fit.samples, moments.mean_x, moments.ss_x);
+            let [mean_g, ss_g] = self.union(fit.samples, moments.mean_g, moments.ss_g);
+            let old = self.get(metrics.inv_mass, fit.metric);
+            let new = combine(mean_x.len(), |i| match ss_x[i] / ss_g[i] {
+                ratio if ratio > 0.0 && ratio < f64::INFINITY => ratio.sqrt(),
+                _ => old[i],
             });
-            [whole, ss]
-        };
-        let [mean_x, ss_x] = summary(moments.mean_x, moments.ss_x);
-        let [mean_g, ss_g] = summary(moments.mean_g, moments.ss_g);
-        let new = combine(mean_x.len(), |i| (ss_x[i] / ss_g[i]).sqrt());
-        let center = combine(mean_x.len(), |i| mean_x[i] + new[i] * mean_g[i]);
-        self.set_diagonal(metrics, row, new, center);
+            let center = combine(mean_x.len(), |i| mean_x[i] + new[i] * mean_g[i]);
+            self.set_diagonal(metrics, fit.metric, new, center);
+        }
         Ok(())
     }
 }

@@ -61,7 +61,8 @@ impl<D: Device> Setup<D> {
 
     /// p M^-1 p / 2 as a leaf has it that is not kicked.
     pub fn kinetic(&mut self, metric: usize, row: usize) -> f64 {
-        let (leaf, mut kinetic) = (Leaf { metric, row, kick: 0.0, onward: None, spans: 0 }, [f64::NAN]);
+        let (leaf, mut kinetic) =
+            (Leaf { metric, row, kick: 0.0, onward: None, spans: 0, passing: false }, [f64::NAN]);
         self.dev.finish_leaf(&self.phase, &self.metrics, &[leaf], &[], &mut kinetic, &mut []).unwrap();
         kinetic[0]
     }

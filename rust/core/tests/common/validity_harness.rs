@@ -5,16 +5,16 @@ use std::ops::Range;
 use nutpie_core::adapt::pool::Pool;
 use nutpie_core::adapt::{AdaptSettings, Adaptation, Scheme};
 use nutpie_core::block::{Block, Pooling, Start};
-use nutpie_core::chain::{ChainState, N_STATISTICS, statistics};
+use nutpie_core::chain::{ChainState, statistics};
 use nutpie_core::density::{HostDensity, OnHost};
-use nutpie_core::device::{Cpu, Row};
+use nutpie_core::device::{Cpu, Device, Row};
 use nutpie_core::error::Result;
 use nutpie_core::estimator::fisher_diag::FisherDiagState;
 use nutpie_core::kernel::{KernelState, Kind};
 use nutpie_core::metric::Metric;
 use nutpie_core::rng::{Key, Purpose, Stream};
 use nutpie_core::settings::Settings;
-use nutpie_core::trace::{Record, Store};
+use nutpie_core::trace::{Record, Records, Store};
 
 /// One draw with all that the sampler says about it, and the momentum that it had at the end of its trajectory.
 #[derive(Clone)]
@@ -40,13 +40,13 @@ pub struct Everything {
 }
 
 impl Store for Everything {
-    fn append(&mut self, record: &Record<'_>) -> Result<()> {
-        let (mut x, mut p) = (vec![0.0; self.dim], vec![0.0; self.dim]);
-        record.dev.read(Row { buf: record.phase.x, index: record.row }, &mut x)?;
-        record.dev.read(Row { buf: record.phase.p, index: record.row }, &mut p)?;
-        assert_eq!(record.stats.len(), N_STATISTICS);
-        let Record { chain, tuning, stats, .. } = *record;
-        self.draws.push(Draw { chain, tuning, x, p, stats: stats.to_vec() });
+    fn append(&mut self, dev: &mut dyn Device, records: &Records<'_>) -> Result<()> {
+        for &Record { chain, tuning, stats, row: index, .. } in records.draws {
+            let (mut x, mut p) = (vec![0.0; self.dim], vec![0.0; self.dim]);
+            dev.read(Row { buf: records.phase.x, index }, &mut x)?;
+            dev.read(Row { buf: records.phase.p, index }, &mut p)?;
+            self.draws.push(Draw { chain, tuning, x, p, stats: stats.to_vec() });
+        }
         Ok(())
     }
 }

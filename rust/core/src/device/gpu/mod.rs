@@ -14,6 +14,7 @@ mod estimate;
 mod opencl;
 mod phases;
 mod pulls;
+mod rows;
 mod runtime;
 mod share;
 mod source;
@@ -32,8 +33,8 @@ pub use source::SourceDensity;
 use work::{Cut, Work, bytes, bytes_mut};
 
 use super::{
-    Buf, Device, DeviceOptions, Dots, Glide, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach, Refresh,
-    Renewal, Row, Sample, Sharing, Span, Turn,
+    Addition, Buf, Device, DeviceOptions, Dots, Fit, Glide, Holders, Leaf, Metrics, Moments, OfChain, Phase,
+    Place, RawBuffer, Reach, Refresh, Renewal, Row, Sharing, Span, Turn,
 };
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -60,7 +61,8 @@ pub struct Gpu {
     work: Work,
     single: bool,
     arrays: Vec<Array>,
-    /// The metrics that are not diagonal, by [`Metrics::id`] and row.
+    /// The rows of metrics by [`Metrics::id`], and those of them that are not diagonal.
+    holders: Vec<Holders>,
     couplings: Vec<Vec<Option<Arc<Coupling>>>>,
     prepared: Prepared,
     /// Number of densities compiled.
@@ -79,6 +81,7 @@ impl Gpu {
             work: Work::new(runtime),
             single: options.single,
             arrays: Vec::new(),
+            holders: Vec::new(),
             couplings: Vec::new(),
             prepared: Prepared::default(),
             densities: 0,
@@ -110,6 +113,11 @@ impl Gpu {
 
     fn array(&self, buf: Buf) -> &Array {
         &self.arrays[buf.0]
+    }
+
+    /// Operations with rows of metrics instead of chains, as everything below this file has them.
+    fn placed<T: OfChain>(&self, metrics: &Metrics, ops: &[T]) -> Vec<T> {
+        self.holders[metrics.id].placed(ops)
     }
 
     /// How the rows of an array are cut.
@@ -184,6 +192,18 @@ impl Device for Gpu {
         self.read_reals(self.array(src.buf).mem, self.start(src), dst)
     }
 
+    fn read_rows<'a>(
+        &mut self,
+        src: Buf,
+        rows: &mut dyn Iterator<Item = (usize, &'a mut [f64])>,
+    ) -> Result<()> {
+        self.download_rows(src, &mut rows.collect::<Vec<_>>())
+    }
+
+    fn write_rows<'a>(&mut self, dst: Buf, rows: &mut dyn Iterator<Item = (usize, &'a [f64])>) -> Result<()> {
+        self.upload_rows(dst, &rows.collect::<Vec<_>>())
+    }
+
     fn host_pair(&mut self, _src: Row, _dst: Row) -> Option<(&[f64], &mut [f64])> {
         None
     }
@@ -207,17 +227,12 @@ impl Device for Gpu {
         Some(self)
     }
 
-    fn copy(&mut self, src: Row, dst: Row, dim: usize) -> Result<()> {
-        self.arrays[dst.buf.0].along.forget(dst.index);
-        let [from, to] = [src, dst].map(|row| (self.array(row.buf).mem, self.start(row) * self.bytes()));
-        let length = dim.min(self.array(src.buf).dim).min(self.array(dst.buf).dim) * self.bytes();
-        if length == 0 {
-            return Ok(());
-        }
-        self.work.runtime.copy(from, to, length)
+    fn copy(&mut self, src: Buf, dst: Buf, rows: &[[usize; 2]]) -> Result<()> {
+        self.copy_rows(src, dst, rows)
     }
 
     fn alloc_metrics(&mut self, rows: usize, dim: usize) -> Result<Metrics> {
+        self.holders.push(Holders::new(rows));
         self.couplings.push(vec![None; rows]);
         let id = self.couplings.len() - 1;
         let [inv_mass, mass_sqrt, center] =
@@ -231,14 +246,28 @@ impl Device for Gpu {
     }
 
     fn set_metric(&mut self, metrics: &Metrics, row: usize, metric: &Arc<Metric>) -> Result<()> {
+        let before = self.holders[metrics.id].row(row);
+        if self.holders[metrics.id].join(row, metric) {
+            if self.holders[metrics.id].is_free(before) {
+                self.couplings[metrics.id][before] = None;
+            }
+            return Ok(());
+        }
         let numbers = Metrics::numbers_of(metric, self.array(metrics.inv_mass).dim)?;
         let coupling = if metric.rank() > 0 { Some(self.prepare(metric)?) } else { None };
-        metrics.write(self, row, &numbers)?;
-        self.couplings[metrics.id][row] = coupling;
+        let [own, _] = self.holders[metrics.id].part(row);
+        metrics.write(self, own, &numbers)?;
+        self.couplings[metrics.id][own] = coupling;
+        self.holders[metrics.id].note(row, metric);
         Ok(())
     }
 
+    fn metric_row(&self, metrics: &Metrics, chain: usize) -> usize {
+        self.holders[metrics.id].row(chain)
+    }
+
     fn metric(&self, metrics: &Metrics, row: usize) -> Result<Metric> {
+        let row = self.metric_row(metrics, row);
         match &self.couplings[metrics.id][row] {
             Some(coupling) => Ok(Metric::clone(&coupling.metric)),
             None => metrics.read_diagonal(self, row, self.array(metrics.inv_mass).dim),
@@ -252,7 +281,7 @@ impl Device for Gpu {
         ops: &[Refresh],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        self.draw_momenta(phase, metrics, ops, kinetic)
+        self.draw_momenta(phase, metrics, &self.placed(metrics, ops), kinetic)
     }
 
     fn renew(
@@ -262,7 +291,7 @@ impl Device for Gpu {
         ops: &[Renewal],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        self.renew_momenta(phase, metrics, ops, kinetic)
+        self.renew_momenta(phase, metrics, &self.placed(metrics, ops), kinetic)
     }
 
     fn finish_leaf(
@@ -274,11 +303,11 @@ impl Device for Gpu {
         kinetic: &mut [f64],
         dots: &mut [Dots],
     ) -> Result<()> {
-        self.finish_leaves(phase, metrics, leaves, spans, kinetic, dots)
+        self.finish_leaves(phase, metrics, &self.placed(metrics, leaves), spans, kinetic, dots)
     }
 
     fn glide(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Glide]) -> Result<()> {
-        self.step(phase, metrics, ops)
+        self.step(phase, metrics, &self.placed(metrics, ops))
     }
 
     fn products(
@@ -289,15 +318,15 @@ impl Device for Gpu {
         kinetic: &mut [f64],
         dots: &mut [Dots],
     ) -> Result<()> {
-        self.inner_products(phase, metrics, places, kinetic, dots)
+        self.inner_products(phase, metrics, &self.placed(metrics, places), kinetic, dots)
     }
 
     fn pull(&mut self, phase: &Phase, metrics: &Metrics, places: &[Place]) -> Result<()> {
-        self.find_pulls(phase, metrics, places)
+        self.find_pulls(phase, metrics, &self.placed(metrics, places))
     }
 
     fn turn(&mut self, phase: &Phase, metrics: &Metrics, ops: &[Turn]) -> Result<()> {
-        self.begin_turns(phase, metrics, ops)
+        self.begin_turns(phase, metrics, &self.placed(metrics, ops))
     }
 
     fn finish_turn(
@@ -307,7 +336,7 @@ impl Device for Gpu {
         ops: &[Turn],
         kinetic: &mut [f64],
     ) -> Result<()> {
-        self.finish_turns(phase, metrics, ops, kinetic)
+        self.finish_turns(phase, metrics, &self.placed(metrics, ops), kinetic)
     }
 
     fn reach(
@@ -318,11 +347,11 @@ impl Device for Gpu {
         spans: &[Span],
         dots: &mut [Dots],
     ) -> Result<()> {
-        self.measure_reaches(phase, metrics, reaches, spans, dots)
+        self.measure_reaches(phase, metrics, &self.placed(metrics, reaches), spans, dots)
     }
 
-    fn accumulate(&mut self, moments: &Moments, sample: Sample, phase: &Phase, point: usize) -> Result<()> {
-        self.add_to_moments(moments, sample, phase, point)
+    fn accumulate(&mut self, moments: &Moments, phase: &Phase, ops: &[Addition]) -> Result<()> {
+        self.add_to_moments(moments, phase, ops)
     }
 
     fn fisher_distance(
@@ -332,26 +361,14 @@ impl Device for Gpu {
         places: &[Place],
         out: &mut [f64],
     ) -> Result<()> {
-        self.distances(phase, metrics, places, out)
+        self.distances(phase, metrics, &self.placed(metrics, places), out)
     }
 
-    fn metric_from_gradient(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        phase: &Phase,
-        point: usize,
-    ) -> Result<()> {
-        self.metric_of_gradient(metrics, row, phase, point)
+    fn metric_from_gradient(&mut self, metrics: &Metrics, phase: &Phase, places: &[Place]) -> Result<()> {
+        self.metrics_of_gradients(metrics, phase, places)
     }
 
-    fn fit_fisher_diag(
-        &mut self,
-        metrics: &Metrics,
-        row: usize,
-        moments: &Moments,
-        samples: [Sample; 2],
-    ) -> Result<()> {
-        self.fit_diagonal(metrics, row, moments, samples)
+    fn fit_fisher_diag(&mut self, metrics: &Metrics, moments: &Moments, fits: &[Fit]) -> Result<()> {
+        self.fit_diagonals(metrics, moments, fits)
     }
 }

@@ -181,11 +181,11 @@ impl Gpu {
             let table: Vec<f64> = members
                 .iter()
                 .flat_map(|&i| {
-                    let Leaf { metric, row, kick, onward, spans } = leaves[i];
+                    let Leaf { metric, row, kick, onward, spans, passing } = leaves[i];
                     let (to, drift) = onward.map_or((-1.0, 0.0), |(to, drift)| (to as f64, drift));
                     let [metric, row, first, n] =
                         [under.row(metric), row, firsts[i], spans].map(|v| v as f64);
-                    [metric, row, kick, to, drift, first, n, i as f64]
+                    [metric, row, kick, to, drift, first, if passing { -1.0 } else { n }, i as f64]
                 })
                 .collect();
             let ops = Arg::Mem(self.work.table(Table::Ops, &table)?);
@@ -196,6 +196,8 @@ impl Gpu {
             let [x, p, g] = [phase.x, phase.p, phase.g].map(|buf| self.mem(buf));
             let args = [x, p, g, under.inv_mass, under.directions, weights, int(under.rank), ops, spans_arg];
             self.work.launch("finish_leaf", members.len(), cut, &[&args[..], &more].concat())?;
+            let passed = mine().filter(|leaf| leaf.passing);
+            passed.for_each(|leaf| self.arrays[phase.p.0].along.forget(leaf.row));
         }
         let mut sums = vec![0.0; n_sums];
         self.work.add_up(cut, &mut sums)?;

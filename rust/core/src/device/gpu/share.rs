@@ -1,7 +1,8 @@
 //! Memory of a GPU that other libraries work on.
 
+use super::rows::Move;
 use super::runtime::Arg;
-use super::work::{RECORD, Table, bytes_mut, int};
+use super::work::bytes_mut;
 use super::{Gpu, Single};
 use crate::device::{Buf, Memory, Owner, RawBuffer, Shared, Sharing};
 use crate::error::{Error, Result};
@@ -25,14 +26,6 @@ pub trait Addresses {
     unsafe fn read_at(&self, address: usize, bytes: &mut [u8]) -> Result<()>;
 }
 
-/// Rows from one place to another, where a row has `dim` numbers.
-struct Move {
-    /// Address, and numbers from one row to the next.
-    src: (Arg, usize),
-    dst: (Arg, usize),
-    dim: usize,
-}
-
 /// An address as an argument of a kernel.
 fn at(address: usize) -> Arg {
     Arg::Int(address as i64)
@@ -41,23 +34,6 @@ fn at(address: usize) -> Arg {
 impl Gpu {
     fn addresses(&self) -> Result<&dyn Addresses> {
         self.work.runtime.addresses().ok_or_else(|| Error::Device("this device shares no memory".into()))
-    }
-
-    /// Copy rows by one kernel; `rows` are pairs of a source and a destination.
-    fn move_rows(&mut self, which: Move, rows: impl Iterator<Item = (usize, usize)>) -> Result<()> {
-        let mut table = Vec::new();
-        for (from, to) in rows {
-            let start = table.len();
-            table.resize(start + RECORD, 0.0);
-            table[start..start + 2].copy_from_slice(&[from as f64, to as f64]);
-        }
-        if table.is_empty() || which.dim == 0 {
-            return Ok(());
-        }
-        let ops = Arg::Mem(self.work.table(Table::Ops, &table)?);
-        let Move { src, dst, dim } = which;
-        let args = [src.0, int(src.1), dst.0, int(dst.1), ops];
-        self.work.launch("move_rows", table.len() / RECORD, super::Cut::new(dim), &args)
     }
 }
 

@@ -56,7 +56,8 @@ FUNCTION void all_spans(GLOBAL const real *x, GLOBAL const real *p, GLOBAL const
 }
 
 // p += kick g, the kinetic energy twice, the spans that end here, and the first half of the step onward.
-// Record: metric, row, kick, row onward or -1, drift, first span, number of spans, place of the energy.
+// Record: metric, row, kick, row onward or -1, drift, first span, number of spans or -1, place of the energy. With -1 the
+// momentum stays what it was.
 // The sums of the spans come after those of all leaves.
 KERNEL void finish_leaf(GLOBAL real *x, GLOBAL real *p, GLOBAL const real *g, GLOBAL const real *inv_mass,
                         GLOBAL const real *directions, GLOBAL const double *weights, i64 rank,
@@ -66,11 +67,12 @@ KERNEL void finish_leaf(GLOBAL real *x, GLOBAL real *p, GLOBAL const real *g, GL
     GLOBAL const double *op = ops + GROUP_X * RECORD;
     i64 of = whole(op, 0) * dim, row = whole(op, 1) * dim, onward = whole(op, 3) * dim;
     double kick = op[2], drift = op[4], kinetic = 0.0;
+    int passing = op[6] < 0.0;
     GLOBAL const double *mine = weights + GROUP_X * rank;
     FOR_COLUMNS(j) {
         double force = kick * g[row + j], m = inv_mass[of + j];
         double now = ROUNDED(p[row + j] + force);
-        p[row + j] = (real)now;
+        if (!passing) p[row + j] = (real)now;
         kinetic += m * now * now;
         if (onward >= 0) {
             double next = ROUNDED(now + force);
