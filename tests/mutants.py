@@ -9,6 +9,8 @@ prints which tests noticed::
     python tests/mutants.py --quick        # stop when noticed: by unit tests, exact tests, statistical tests
     python tests/mutants.py --check        # only see whether all replacements still apply
 
+Mutants of the code for GPUs want a device, such as pocl, without which nothing notices them.
+
 The exit code is 1 if a mutant survives, does not compile, or no longer applies because the source has changed; then the
 replacement below wants an update. A mutant that leaves the draws right but costs efficiency counts as much as one that
 does not: it is to be noticed by a test of that behaviour.
@@ -42,6 +44,8 @@ MAMS = (("--test", "mams"), ())
 KERNELS = (("--test", "kernels"), ())
 GHMC = (("--test", "ghmc"), ())
 ENSEMBLE = (("--test", "ensemble"), ())
+CONFORMANCE = (("--test", "conformance"), ())
+GPU = (("--test", "gpu"), ())
 ALL = (("--test", "validity"), ())
 
 #: A mistake can make a loop endless or trajectories as deep as can be.
@@ -63,6 +67,9 @@ def mutant(name: str, file: str, *changes: tuple[str, str]) -> Mutant:
 
 #: The U-turn criterion.
 TURN = "!(*a > 0.0 && *b > 0.0)"
+
+#: Where a chain moves to its draw.
+DRAWN = "(self.current, self.logp) = (outcome.slot, outcome.logp);\n                        "
 
 MUTANTS = [
     # Selection of the draw.
@@ -337,11 +344,7 @@ MUTANTS = [
     mutant(
         "coupled: a diagonal metric made in place leaves the one before",
         "device/cpu.rs",
-        (
-            "center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));\n"
-            "        self.couplings[metrics.id][row] = None;",
-            "center_of_union(center.row_mut(row), inv_mass.row(row), &union, n2 / (n1 + n2).max(1.0));",
-        ),
+        ("        self.couplings[metrics.id][row] = None;\n", ""),
     ),
     mutant(
         "coupled: the diagonal's steps leave what was known",
@@ -390,18 +393,18 @@ MUTANTS = [
     ),
     mutant(
         "chain: step size goes on adapting",
-        "chain/mod.rs",
+        "chain/warmup.rs",
         (
-            "        if tuning {\n            self.warmup_gradients",
-            "        if tuning || self.draw > 0 {\n            self.warmup_gradients",
+            "        if !self.tuning() {\n            return;\n        }\n        self.warmup",
+            "        if !self.tuning() && self.draw == 0 {\n            return;\n        }\n        self.warmup",
         ),
     ),
     mutant(
         "chain: no adaptation",
-        "chain/mod.rs",
+        "chain/warmup.rs",
         (
-            "        if tuning {\n            self.warmup_gradients",
-            "        if tuning && self.draw == 0 {\n            self.warmup_gradients",
+            "        if !self.tuning() {\n            return;\n        }\n        self.warmup",
+            "        if !self.tuning() || self.draw > 0 {\n            return;\n        }\n        self.warmup",
         ),
     ),
     mutant(
@@ -487,7 +490,7 @@ MUTANTS = [
     mutant(
         "momentum: scaled by the inverse mass",
         "device/cpu.rs",
-        ("let (mut all, [_, mass_sqrt, _]) =", "let (mut all, [mass_sqrt, _, _]) ="),
+        ("scales.mass_sqrt(op.metric)", "scales.inv_mass(op.metric)"),
     ),
     mutant(
         "momentum: never refreshed",
@@ -521,8 +524,24 @@ MUTANTS = [
         "rng.rs",
         ("(self.bits() >> 11) as f64", "(self.bits() >> 12) as f64"),
     ),
-    mutant("chain: logp of the point before", "chain/mod.rs", ("        self.logp = outcome.logp;\n", "")),
-    mutant("chain: draw stays where it was", "chain/mod.rs", ("        self.current = outcome.slot;\n", "")),
+    mutant(
+        "chain: logp of the point before",
+        "chain/mod.rs",
+        (
+            DRAWN + "return",
+            DRAWN.replace("(self.current, self.logp) = (outcome.slot, outcome.logp)", "self.current = outcome.slot")
+            + "return",
+        ),
+    ),
+    mutant(
+        "chain: draw stays where it was",
+        "chain/mod.rs",
+        (
+            DRAWN + "return",
+            DRAWN.replace("(self.current, self.logp) = (outcome.slot, outcome.logp)", "self.logp = outcome.logp")
+            + "return",
+        ),
+    ),
     # Metric.
     mutant("metric: ratio upside down", "device/ops.rs", ("let ratio = ss_x / ss_g;", "let ratio = ss_g / ss_x;")),
     mutant("metric: no root", "device/ops.rs", ("let new = ratio.sqrt()", "let new = ratio")),
@@ -791,7 +810,7 @@ MUTANTS = [
     mutant(
         "chain: momenta stay as they are under another metric",
         "chain/ensemble.rs",
-        ("*p *= old / new", "*p *= (old / new).powi(0)"),
+        ("*p *= *factor", "*p *= factor.powi(0)"),
     ),
     mutant(
         "chain: momenta go on under another metric with eigenvectors",
@@ -805,6 +824,217 @@ MUTANTS = [
         "pilot: all superchains start from the first chain",
         "run/pilot.rs",
         ("if usable.contains(&number) { (number, 0) }", "if usable.contains(&number) { (0, 0) }"),
+    ),
+    # Metrics that chains have in common.
+    mutant(
+        "holders: a metric made in place is that of all its chains",
+        "device/holders.rs",
+        ("        self.leave(chain);\n        // The one", "        self.uses[before] = 0;\n        // The one"),
+    ),
+    mutant(
+        "holders: a metric made in place begins with the numbers of another",
+        "device/cpu.rs",
+        ("if copy && row != before {", "if copy && row == before {"),
+    ),
+    mutant(
+        "holders: a metric that has changed is given away as the one before",
+        "device/holders.rs",
+        ("            self.known.retain(|(_, known)| *known != row);\n", ""),
+    ),
+    mutant(
+        "leaf: a passing one writes its momentum",
+        "device/ops.rs",
+        (
+            "            if !passing {\n                p.put(&point.p[i]);\n            }\n",
+            "            p.put(&point.p[i]);\n",
+        ),
+    ),
+    mutant(
+        "coupled: a passing leaf leaves what was known of its momentum",
+        "device/coupled.rs",
+        ("        if leaf.passing {\n            self.along[0].forget(row);\n        }\n", ""),
+    ),
+    # The devices' kernels. They want a device, such as pocl.
+    mutant(
+        "gpu: the last column of a chunk is left out",
+        "device/gpu/kernels/common.c",
+        ("FIRST + chunk < dim ? FIRST + chunk : dim", "FIRST + chunk < dim ? FIRST + chunk - 1 : dim"),
+    ),
+    mutant(
+        "gpu: an item of each half is added twice",
+        "device/gpu/kernels/common.c",
+        ("if (ITEM < width)", "if (ITEM <= width)"),
+    ),
+    mutant(
+        "gpu: sums keep what another metric added",
+        "device/gpu/kernels/common.c",
+        ("        if (rank == 0 && GROUP_Y == 0) partials[(sum + 1) * stride - 1] = 0.0;\n", ""),
+    ),
+    mutant(
+        "gpu: numbers are not rounded before they are used",
+        "device/gpu/kernels/common.c",
+        ("((double)(real)(v))", "((double)(v))"),
+    ),
+    mutant(
+        "gpu: glides do not scale",
+        "device/gpu/kernels/steps.c",
+        ("scale * p[from + j] + kick * g[from + j]", "p[from + j] + kick * g[from + j]"),
+    ),
+    mutant(
+        "gpu: spans without the gradients",
+        "device/gpu/kernels/steps.c",
+        ("if (i) sum += k * ((double)g[end + j] - g[start + j]);", ""),
+    ),
+    mutant(
+        "gpu: spans backward in time count as forward",
+        "device/gpu/kernels/steps.c",
+        ("        sums[0] /= 2.0 * k;\n", "        sums[0] /= 2.0 * fabs(k);\n"),
+    ),
+    mutant(
+        "gpu: the step onward kicks twice",
+        "device/gpu/kernels/steps.c",
+        ("double next = ROUNDED(now + force);", "double next = ROUNDED(now + 2.0 * force);"),
+    ),
+    mutant(
+        "gpu: a passing leaf writes its momentum",
+        "device/gpu/kernels/steps.c",
+        ("if (!passing) p[row + j] = (real)now;", "p[row + j] = (real)now;"),
+    ),
+    mutant(
+        "gpu: the rotation of a pull goes the other way",
+        "device/gpu/kernels/steps.c",
+        ("(real)(cos_angle * m + sin_angle * kicked)", "(real)(cos_angle * m - sin_angle * kicked)"),
+    ),
+    mutant(
+        "gpu: distances without the gradients",
+        "device/gpu/kernels/steps.c",
+        (" + inv_mass[scale + j] * (double)g[row + j];", ";"),
+    ),
+    mutant(
+        "gpu: rows of another stride begin where those of this one do",
+        "device/gpu/kernels/steps.c",
+        ("target = whole(op, 1) * to_stride", "target = whole(op, 1) * from_stride"),
+    ),
+    mutant(
+        "gpu: fewer rounds of Philox",
+        "device/gpu/kernels/random.c",
+        ("round < 10", "round < 9"),
+    ),
+    mutant(
+        "gpu: momenta of all chains alike",
+        "device/gpu/kernels/random.c",
+        ("(u32)op[4], (u32)op[5], (u32)op[6]", "(u32)op[4], 0, (u32)op[6]"),
+    ),
+    mutant(
+        "gpu: a shorter series of the logarithm",
+        "device/gpu/kernels/random.c",
+        ("double series = 2.0 / 19.0;", "double series = 0.0;"),
+    ),
+    mutant(
+        "gpu: renewed momenta with the share of the variance",
+        "device/gpu/kernels/random.c",
+        ("share = sqrt(fmax(1.0 - keep * keep, 0.0)), sum", "share = fmax(1.0 - keep * keep, 0.0), sum"),
+    ),
+    mutant(
+        "gpu: momenta under a metric with eigenvectors renewed with the share of the variance",
+        "device/gpu/kernels/random.c",
+        ("share = sqrt(fmax(1.0 - keep * keep, 0.0));", "share = fmax(1.0 - keep * keep, 0.0);"),
+    ),
+    mutant(
+        "gpu: Welford with the old deviation twice",
+        "device/gpu/kernels/estimate.c",
+        ("before * (value - now)", "before * before"),
+    ),
+    mutant(
+        "gpu: the first point is added to what was there",
+        "device/gpu/kernels/estimate.c",
+        ("if (count <= 1.0) {", "if (count <= 0.0) {"),
+    ),
+    mutant(
+        "gpu: samples joined without their means",
+        "device/gpu/kernels/estimate.c",
+        (" + between * (dx * dx);", ";"),
+    ),
+    mutant(
+        "gpu: a coordinate that does not move loses its scale",
+        "device/gpu/kernels/estimate.c",
+        ("        double now = inv_mass[row + j];\n", "        double now = inv_mass[row + j] = 1.0;\n"),
+    ),
+    mutant(
+        "gpu: the last eigenvector of four is left out",
+        "device/gpu/kernels/coupled.c",
+        ("rank - k < TILE ? rank - k : TILE", "rank - k < TILE ? rank - k : TILE - 1"),
+    ),
+    mutant(
+        "gpu: adjacent spans count half under a metric with eigenvectors",
+        "device/gpu/kernels/coupled.c",
+        ("share = adjacent ? 1.0 : 0.5;", "share = 0.5;"),
+    ),
+    mutant(
+        "gpu: steps onward without the eigenvectors",
+        "device/gpu/kernels/coupled.c",
+        ("weights[GROUP_X * rank + k] = INV_MASS[k] * (now + force);", "weights[GROUP_X * rank + k] = 0.0;"),
+    ),
+    mutant(
+        "gpu: distances under a metric with eigenvectors without the gradients",
+        "device/gpu/kernels/coupled.c",
+        ("sum += v * weight + INV_MASS[k] * g * g;", "sum += v * weight;"),
+    ),
+    mutant(
+        "gpu: chunks are larger than they are said to be",
+        "device/gpu/work.rs",
+        ("chunks: dim.div_ceil(chunk).max(1)", "chunks: (dim / chunk).max(1)"),
+    ),
+    mutant(
+        "gpu: memory that grows keeps its old size",
+        "device/gpu/work.rs",
+        ("filter(|_| bytes <= self.bytes)", "filter(|_| bytes <= 2 * self.bytes)"),
+    ),
+    mutant(
+        "gpu: the spans of a leaf are those of the next one",
+        "device/gpu/phases.rs",
+        ("            Some(*next - n)\n", "            Some(*next)\n"),
+    ),
+    mutant(
+        "gpu: leaves leave what was known of their momenta",
+        "device/gpu/phases.rs",
+        (
+            "                    changed.for_each(|row| self.arrays[phase.p.0].along.forget(row));\n",
+            "                    drop(changed);\n",
+        ),
+    ),
+    mutant(
+        "gpu: products of another metric are taken for known",
+        "device/gpu/coupling.rs",
+        ("self.owners.get(row) == Some(&owner)", "self.owners.get(row).is_some_and(|known| *known != 0)"),
+    ),
+    mutant(
+        "gpu: room for a metric of larger rank forgets where rows begin",
+        "device/gpu/coupling.rs",
+        ("(new, row * to)", "(new, row * from)"),
+    ),
+    mutant(
+        "gpu: an empty sample counts",
+        "device/gpu/estimate.rs",
+        ("{ (first.row, 0.0) } else { (second.row, 1.0) }", "{ (second.row, 1.0) } else { (second.row, 1.0) }"),
+    ),
+    mutant(
+        "gpu: a metric made in place begins with the numbers of another",
+        "device/gpu/estimate.rs",
+        ("if copy && row != before {", "if copy && row == before {"),
+    ),
+    mutant(
+        "gpu: rows that go to the host together come in the order of the device",
+        "device/gpu/rows.rs",
+        (
+            "self.move_rows(which, rows.iter().map(|(row, _)| *row).zip(0..))?;",
+            "self.move_rows(which, (0..rows.len()).zip(0..))?;",
+        ),
+    ),
+    mutant(
+        "gpu: rows that are copied keep what was known",
+        "device/gpu/rows.rs",
+        ("        rows.iter().for_each(|[_, to]| self.arrays[dst.0].along.forget(*to));\n", ""),
     ),
 ]
 
@@ -835,6 +1065,8 @@ def run_tests(workspace: Path, target_dir: Path, target: Sequence[str], names: S
     environment = {**os.environ, "CARGO_TARGET_DIR": str(target_dir), "RUST_BACKTRACE": "0"}
     # Warnings are about code that a mutant does not use any more.
     environment["RUSTFLAGS"] = "-Awarnings"
+    # As in `.cargo/config.toml`.
+    environment["POCL_MAX_PTHREAD_COUNT"] = "1"
     process = subprocess.Popen(
         command,
         cwd=workspace,
@@ -860,15 +1092,16 @@ def run_tests(workspace: Path, target_dir: Path, target: Sequence[str], names: S
     return failed
 
 
-def judge(workspace: Path, target_dir: Path, *, quick: bool) -> list[str]:
-    """Return the tests that notice what is in the workspace.
+def judge(workspace: Path, target_dir: Path, *, quick: bool, of_gpu: bool = False) -> list[str]:
+    """Return the tests that notice what is in the workspace. Of the code for GPUs these are two.
 
     Running too long is not noticing, since the machine may be slow: a mistake that makes a loop endless wants a test
     that says so in time.
     """
     noticed: list[str] = []
     common = (UNIT, DEVICE, COUPLED, MAMS, KERNELS, GHMC, ENSEMBLE)
-    for target, names in (*common, EXACT, ALL) if quick else (*common, ALL):
+    every = (*common, CONFORMANCE, GPU, EXACT, ALL) if quick else (*common, CONFORMANCE, GPU, ALL)
+    for target, names in (CONFORMANCE, GPU) if of_gpu else every:
         failed = run_tests(workspace, target_dir, target, names)
         if failed is None:
             print(f"({' '.join(target)} took longer than {TIMEOUT} s)", flush=True)
@@ -904,7 +1137,7 @@ def main() -> int:
         workspace.mkdir()
         prepare(workspace)
         target_dir = arguments.target_dir or Path(folder) / "target"
-        if noticed := judge(workspace, target_dir, quick=False):
+        if noticed := judge(workspace, target_dir, quick=False, of_gpu=all("/gpu/" in m.file for m in chosen)):
             print("the tests fail without any mutant:", *noticed, sep="\n    ")
             return 1
         for m in chosen:
@@ -913,7 +1146,7 @@ def main() -> int:
             path.write_text(mutate(m, original))
             start = time.monotonic()
             try:
-                noticed = judge(workspace, target_dir, quick=arguments.quick)
+                noticed = judge(workspace, target_dir, quick=arguments.quick, of_gpu="/gpu/" in m.file)
                 verdict = ", ".join(noticed) or "SURVIVED"
             except RuntimeError as error:
                 print(error)

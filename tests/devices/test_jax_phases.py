@@ -146,13 +146,14 @@ def test_normals_are_normal_and_do_not_depend_on_the_length():
 
 def test_leapfrog_steps(twin):
     x, p, g, _ = twin.arrays
-    # Two steps from row 0 and 3 of chains 0 and 2, one that was begun at row 7 of chain 1; one goes on to row 6.
-    steps = [(0, 0, 1, 0, 6), (1, 7, 7, 1, -1), (2, 3, 4, 0, -1)]
-    floats = [(0.05, 0.1, 0.1), (-0.1, 0.0, 0.0), (-0.05, -0.1, 0.0)]
-    spans = [(0, 0, 1), (2, 0, 0), (8, 1, 0), (3, 2, 0), (5, 2, 0), (2, 2, 0), (8, 2, 0)]
+    # Two steps from row 0 and 3 of chains 0 and 2, one that was begun at row 7 of chain 1; two go on, one passing.
+    steps = [(0, 0, 1, 0, 6, 0), (1, 7, 7, 1, 5, 1), (2, 3, 4, 0, -1, 0)]
+    floats = [(0.05, 0.1, 0.1), (-0.1, 0.0, -0.2), (-0.05, -0.1, 0.0)]
+    spans = [(0, 0, 1), (2, 0, 0), (3, 2, 0), (2, 2, 0), (8, 2, 0)]
     found = twin.call("leapfrog", steps, floats, spans)
     logp, kinetic, dots = [], [], []
-    for (chain, start, to, begun, on), (kick, drift, onward) in zip(steps, floats, strict=True):
+    before = p.copy()
+    for (chain, start, to, begun, on, passing), (kick, drift, onward) in zip(steps, floats, strict=True):
         if not begun:
             p[to] = p[start] + kick * g[start]
             x[to] = x[start] + drift * twin.velocity(chain, p[to])
@@ -163,6 +164,8 @@ def test_leapfrog_steps(twin):
         if on >= 0:
             p[on] = p[to] + kick * g[to]
             x[on] = x[to] + onward * twin.velocity(chain, p[on])
+        if passing:
+            p[to] = before[to]
     for start, leaf, adjacent in spans:
         chain, _, to, *_ = steps[leaf]
         dots.append(twin.span(chain, floats[leaf][0], start, to, adjacent > 0))
@@ -171,15 +174,19 @@ def test_leapfrog_steps(twin):
 
 def test_leaves_alone(twin):
     x, p, g, _ = twin.arrays
-    leaves, floats = [(0, 1, 6), (2, 4, -1)], [(0.05, 0.1), (-0.05, 0.0)]
+    leaves = [(0, 1, 6, 0), (2, 4, -1, 0), (1, 7, 8, 1)]
+    floats = [(0.05, 0.1), (-0.05, 0.0), (0.1, -0.2)]
     found = twin.call("finish_leaf", leaves, floats, [(0, 0, 1), (3, 1, 0)])
     kinetic = []
-    for (chain, row, on), (kick, onward) in zip(leaves, floats, strict=True):
+    before = p.copy()
+    for (chain, row, on, passing), (kick, onward) in zip(leaves, floats, strict=True):
         p[row] = p[row] + kick * g[row]
         kinetic.append(0.5 * p[row] @ twin.velocity(chain, p[row]))
         if on >= 0:
             p[on] = p[row] + kick * g[row]
             x[on] = x[row] + onward * twin.velocity(chain, p[on])
+        if passing:
+            p[row] = before[row]
     dots = twin.span(0, 0.05, 0, 1, True) + twin.span(2, -0.05, 3, 4, False)
     twin.agree(found, [*kinetic, *dots])
 

@@ -176,8 +176,8 @@ def finish(
 ) -> tuple[Any, ...]:
     """Second half of a leapfrog step at ``new``, and the first half of the next one, if there are spans.
 
-    The floats are the kick and the drift onward. Momenta that are ``passing`` stay what they were. Returns the momentum, then position and momentum of the next point,
-    if there are spans; kinetic energies and inner products.
+    The floats are the kick and the drift onward. Momenta that are ``passing`` stay what they were. Returns the momentum,
+    then position and momentum of the next point, if there are spans; kinetic energies and inner products.
     """
     kick, onward = columns(floats, new.x)
     p = new.p + kick * new.g
@@ -195,8 +195,8 @@ def leapfrog(
 ) -> tuple[Any, ...]:
     """Return new rows (x, p, g, and x and p onward if there are spans), and log densities, energies and inner products.
 
-    Columns: chain, start, new point, whether the first half was done before, point onward, whether the new momentum stays
-    what it was; kick, drift, drift onward.
+    Columns: chain, start, new point, whether the first half was done before, point onward, whether the new momentum
+    stays what it was; kick, drift, drift onward.
     """
     kick, drift, _ = columns(floats, points.x)
     start, begun = points.at(ints[:, 1]), ints[:, 3, None] > 0

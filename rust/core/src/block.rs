@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::adapt::Adaptation;
 use crate::adapt::pool::Pool;
-use crate::chain::{Absorbed, Arrays, Before, Chain, ChainState, Errands};
+use crate::chain::{Absorbed, Arrays, Before, Chain, ChainState};
 use crate::density::Density;
 use crate::device::{Device, Dots, Moments, Phase, Place, Refresh, Renewal};
 use crate::error::Result;
@@ -72,7 +72,8 @@ pub struct Block {
     pools: Vec<Pool>,
     batch: Batch,
     active: Vec<usize>,
-    errands: Errands,
+    /// Points that are to be kept: the row of each, and where it goes.
+    kept: Vec<[usize; 2]>,
     /// Chains that tried a way out of a bad start.
     tried: Vec<usize>,
     /// Draws that are complete.
@@ -123,7 +124,7 @@ impl Block {
             pools: vec![Pool::default(); pools],
             batch: Batch::new(n, n * settings.sampler.spans(settings)),
             active: Vec::with_capacity(n),
-            errands: Errands { kept: Vec::with_capacity(n), lacking: Vec::with_capacity(n) },
+            kept: Vec::with_capacity(n),
             tried: Vec::with_capacity(n),
             drawn: Vec::with_capacity(n),
             records: Vec::with_capacity(n),
@@ -297,15 +298,14 @@ impl Block {
 
     /// Let the chains take in their steps.
     fn absorb(&mut self) -> Result<()> {
-        let Block { dev, arrays, chains, batch, errands, tried, drawn, places, .. } = self;
-        errands.kept.clear();
-        errands.lacking.clear();
+        let Block { dev, arrays, chains, batch, kept, tried, drawn, places, .. } = self;
+        kept.clear();
         tried.clear();
         drawn.clear();
         places.clear();
         for (arrival, &index) in batch.arrivals().zip(&self.active) {
             let chain = &mut chains[index];
-            match chain.absorb(&arrival, errands) {
+            match chain.absorb(&arrival, kept) {
                 Absorbed::Step => {}
                 Absorbed::Try => tried.push(index),
                 Absorbed::Draw(place) => {
@@ -320,11 +320,6 @@ impl Block {
                     places.push(place);
                 }
             }
-        }
-        let Errands { kept, lacking } = errands;
-        if !lacking.is_empty() {
-            let energies = &mut self.kinetic_again[..lacking.len()];
-            dev.finish_leaf(&arrays.phase, &arrays.metrics, lacking, &[], energies, &mut [])?;
         }
         if kept.is_empty() {
             return Ok(());

@@ -4,6 +4,7 @@ mod batch;
 mod density;
 mod device_array;
 mod dlpack;
+mod lines;
 mod own;
 mod pydensity;
 mod pydevice;

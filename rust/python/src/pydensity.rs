@@ -5,7 +5,8 @@ use nutpie_core::device::{Device, Metrics, Phase};
 use nutpie_core::error::{Error, Result};
 use nutpie_core::integrate::{Asked, Found};
 
-use crate::pydevice::{NONE, PyDevice, Table, deal, span_table};
+use crate::lines::{NONE, Table, deal, span_table};
+use crate::pydevice::PyDevice;
 
 /// The density of the device that a block of chains is on.
 pub struct ResidentDensity {

@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::batch::fatal;
+use crate::lines::{NONE, Table, deal, key_words, place_line, span_table, turn_line};
 
 /// Arrays of up to this many bytes are read as a whole.
 const SMALL: usize = 1 << 23;
@@ -29,44 +30,6 @@ const TRANSFER: usize = 1 << 26;
 
 /// Where an array is larger, it is read as a whole after one of so many of its rows was.
 const SHARE: usize = 8;
-
-/// A list of operations: whole numbers and floats, one line for each.
-#[derive(Default)]
-pub struct Table {
-    ints: Vec<i64>,
-    floats: Vec<f64>,
-    lines: usize,
-}
-
-impl Table {
-    /// Add an operation.
-    pub fn add<const I: usize, const F: usize>(&mut self, ints: [usize; I], floats: [f64; F]) {
-        self.ints.extend(ints.map(|i| i as i64));
-        self.floats.extend(floats);
-        self.lines += 1;
-    }
-
-    fn from<T, const I: usize, const F: usize>(
-        ops: &[T],
-        line: impl Fn(&T) -> ([usize; I], [f64; F]),
-    ) -> Self {
-        let mut table = Table::default();
-        ops.iter().map(line).for_each(|(ints, floats)| table.add(ints, floats));
-        table
-    }
-
-    fn into_python(self, py: Python<'_>) -> PyResult<[Bound<'_, PyAny>; 2]> {
-        let Table { ints, floats, lines } = self;
-        let widths = [ints.len(), floats.len()].map(|length| length / lines.max(1));
-        Ok([
-            ints.into_pyarray(py).reshape([lines, widths[0]])?.into_any(),
-            floats.into_pyarray(py).reshape([lines, widths[1]])?.into_any(),
-        ])
-    }
-}
-
-/// No row.
-pub const NONE: usize = usize::MAX;
 
 /// What the host knows of an array.
 struct Mirror {
@@ -232,48 +195,6 @@ impl PyDevice {
 
 fn handles<'py>(py: Python<'py>, bufs: &[Buf]) -> PyResult<Bound<'py, PyTuple>> {
     PyTuple::new(py, bufs.iter().map(|buf| buf.0))
-}
-
-/// Put what a phase found, all of one kind after all of another, where it belongs.
-pub fn deal(found: &[f64], into: &mut [&mut [f64]]) -> Result<()> {
-    let mut rest = found;
-    for out in into {
-        let Some((own, others)) = rest.split_at_checked(out.len()) else {
-            return Err(Error::Device("a phase of the device found too little".into()));
-        };
-        out.copy_from_slice(own);
-        rest = others;
-    }
-    Ok(())
-}
-
-fn key_words(fresh: &Refresh) -> [usize; 7] {
-    let Refresh { metric, row, key, purpose } = *fresh;
-    let (low, high) = (key.seed as u32, (key.seed >> 32) as u32);
-    let words = [low, high, key.draw, key.chain, purpose.code()].map(|word| word as usize);
-    [metric, row, words[0], words[1], words[2], words[3], words[4]]
-}
-
-fn place_line(place: &Place) -> ([usize; 2], [f64; 0]) {
-    ([place.metric, place.row], [])
-}
-
-fn turn_line(op: &Turn) -> ([usize; 3], [f64; 2]) {
-    ([op.metric, op.from, op.to], [op.kick, op.angle])
-}
-
-/// Start, leaf it belongs to, and whether that is the next point.
-pub fn span_table(counts: impl Iterator<Item = usize>, spans: &[Span]) -> Table {
-    let owners = counts.enumerate().flat_map(|(leaf, count)| std::iter::repeat_n((leaf, count), count));
-    let mut table = Table::default();
-    let mut last = NONE;
-    for ((leaf, _), span) in owners.zip(spans) {
-        // Only the first span of a leaf may be that from the point just before.
-        let adjacent = usize::from(span.adjacent && leaf != last);
-        last = leaf;
-        table.add([span.start, leaf, adjacent], []);
-    }
-    table
 }
 
 impl Device for PyDevice {

@@ -19,7 +19,7 @@ use crate::adapt::handover::Handover;
 use crate::adapt::member::Member;
 use crate::adapt::step_size::{Found, StepSearch};
 use crate::adapt::{Adaptation, Reservoir, Verdict};
-use crate::device::{Device, Dots, Leaf, Metrics, Moments, Phase, Place, Refresh};
+use crate::device::{Device, Dots, Metrics, Moments, Phase, Place, Refresh};
 use crate::error::Result;
 use crate::estimator::fisher_diag::FisherDiag;
 use crate::integrate::{Arrival, Batch, Request};
@@ -57,15 +57,6 @@ enum Task {
     Search(StepSearch),
     Transition,
     Done,
-}
-
-/// What chains ask of the device after a step, besides the next one.
-#[derive(Default)]
-pub struct Errands {
-    /// Points that are to be kept: the row of each, and where it goes.
-    pub kept: Vec<[usize; 2]>,
-    /// Points whose momenta lack their second half kick.
-    pub lacking: Vec<Leaf>,
 }
 
 /// What a step was to a chain.
@@ -363,8 +354,8 @@ impl Chain {
         }
     }
 
-    /// Take in the step that was asked for.
-    pub fn absorb(&mut self, arrival: &Arrival<'_>, errands: &mut Errands) -> Absorbed {
+    /// Take in the step that was asked for. Points that are to be kept go to `kept`: the row of each, and where it goes.
+    pub fn absorb(&mut self, arrival: &Arrival<'_>, kept: &mut Vec<[usize; 2]>) -> Absorbed {
         self.n_gradients += 1;
         match &mut self.task {
             Task::Search(search) => {
@@ -381,12 +372,7 @@ impl Chain {
             }
             Task::Transition => {
                 let next = self.kernel.absorb(arrival);
-                self.recycle(&mut errands.kept);
-                let (metric, onward) = (self.index, None);
-                let lacking = self.kernel.take_lacking().map(|(slot, kick)| (self.row + slot, kick));
-                let leaf =
-                    lacking.map(|(row, kick)| Leaf { metric, row, kick, onward, spans: 0, passing: false });
-                errands.lacking.extend(leaf);
+                self.recycle(kept);
                 match next {
                     Next::Step => {}
                     Next::Refresh => {

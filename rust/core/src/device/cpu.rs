@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::along::Along;
 use super::array::Array;
-use super::coupled::Coupled;
 use super::coupling::{self, Coupling};
 use super::points::Points;
+use super::under::{Scales, Together};
 use super::{
     Addition, Buf, Device, Dots, Fit, Glide, Holders, Leaf, Metrics, Moments, Phase, Place, RawBuffer, Reach,
     Refresh, Renewal, Row, Sample, Sharing, Span, Step, Turn, ops, turn,
@@ -69,50 +69,6 @@ impl Cpu {
         }
         self.couplings[metrics.id][row] = None;
         Ok(row)
-    }
-}
-
-/// The arrays of metrics, by chain.
-struct Scales<'a> {
-    arrays: [&'a Array; 3],
-    holders: &'a Holders,
-}
-
-impl<'a> Scales<'a> {
-    fn inv_mass(&self, chain: usize) -> &'a [f64] {
-        self.arrays[0].row(self.holders.row(chain))
-    }
-
-    fn mass_sqrt(&self, chain: usize) -> &'a [f64] {
-        self.arrays[1].row(self.holders.row(chain))
-    }
-
-    fn center(&self, chain: usize) -> &'a [f64] {
-        self.arrays[2].row(self.holders.row(chain))
-    }
-}
-
-/// The points of a phase, with all that coupled metrics need.
-struct Together<'a> {
-    phase: [&'a mut Array; 3],
-    along: [&'a mut Along; 2],
-    holders: &'a Holders,
-    couplings: &'a [Option<Arc<Coupling>>],
-    scratch: &'a mut Vec<f64>,
-}
-
-impl Together<'_> {
-    /// The points, if a metric is coupled.
-    fn coupled(&mut self, metric: usize) -> Option<Coupled<'_>> {
-        let coupling = self.couplings[self.holders.row(metric)].as_deref()?;
-        let [x, p, g] = &mut self.phase;
-        let [along_p, along_g] = &mut self.along;
-        Some(Coupled { coupling, phase: [x, p, g], along: [along_p, along_g], scratch: self.scratch })
-    }
-
-    /// A momentum has changed under a diagonal metric.
-    fn forget(&mut self, row: usize) {
-        self.along[0].forget(row);
     }
 }
 

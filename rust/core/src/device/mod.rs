@@ -25,6 +25,7 @@ mod share;
 mod simd;
 mod triangular;
 mod turn;
+mod under;
 
 pub use cpu::Cpu;
 pub use holders::{Holders, OfChain};

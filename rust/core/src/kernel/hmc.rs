@@ -148,10 +148,6 @@ pub struct Hmc {
     from: Slot,
     to: Slot,
     onward: Option<Slot>,
-    /// Whether the first half of the latest step was taken before, by a pass that left the momentum of its start as it was.
-    begun: bool,
-    /// A point whose momentum is wanted after all, and the kick that it lacks.
-    lacking: Option<(Slot, f64)>,
     logp: f64,
     chosen_logp: f64,
     start_energy: f64,
@@ -189,8 +185,6 @@ impl Hmc {
             from: 0,
             to: 0,
             onward: None,
-            begun: false,
-            lacking: None,
             logp: f64::NAN,
             chosen_logp: f64::NAN,
             start_energy: f64::NAN,
@@ -256,7 +250,6 @@ impl Hmc {
     /// Ask for the next step. `row` is the row of slot 0.
     pub fn request(&mut self, metric: usize, row: usize, batch: &mut Batch) {
         let begun = self.onward.is_some();
-        self.begun = begun;
         let restart = self.taken == 0 || self.taken == self.back;
         self.from = if restart { self.slot } else { self.to };
         self.to = self.onward.take().unwrap_or_else(|| self.free_slot([self.from; 2]));
@@ -287,11 +280,7 @@ impl Hmc {
         if error > self.max_energy_error && (over || any_may_be_next) {
             let (from, to, energy) = (self.from, self.to, error + self.start_energy);
             // The first one of a draw.
-            if self.sums.divergence.is_none() {
-                self.sums.divergence = Some(Diverged { from, to, energy, energy_error: error });
-                let step = if self.taken <= self.back { -self.h } else { self.h };
-                self.lacking = self.begun.then_some((from, 0.5 * step));
-            }
+            self.sums.divergence.get_or_insert(Diverged { from, to, energy, energy_error: error });
         }
         if any_may_be_next && error.is_finite() {
             self.weigh(error, arrival.logp);
@@ -301,11 +290,6 @@ impl Hmc {
         }
         self.decide(error, arrival.logp);
         if self.sums.transitions < self.state.tuned.transitions { Next::Refresh } else { Next::Draw }
-    }
-
-    /// A point whose momentum is wanted after all, and the kick that it lacks, once.
-    pub fn take_lacking(&mut self) -> Option<(Slot, f64)> {
-        self.lacking.take()
     }
 
     /// Perhaps the latest point is the next one: each of those so far with the probability that its weight gives it.

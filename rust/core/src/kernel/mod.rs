@@ -457,11 +457,6 @@ impl Kernel {
         if complete { Next::Draw } else { Next::Step }
     }
 
-    /// A point whose momentum is wanted after all, for the record of a divergence, and the kick that it lacks, once.
-    pub fn take_lacking(&mut self) -> Option<(Slot, f64)> {
-        if let Kernel::Hmc(hmc) = self { hmc.take_lacking() } else { None }
-    }
-
     /// Where the chain is after a transition: its slot and the log density there.
     pub fn position(&self) -> (Slot, f64) {
         match self {

@@ -20,6 +20,7 @@ pub struct Divergent {
     /// That less the energy at the start of the trajectory.
     pub energy_error: f64,
     /// Position, momentum and gradient where the step started, and position where it ended; empty if they are not kept.
+    /// The momentum is that of the step with the kernel of the warm-up only.
     pub points: [Vec<f64>; 4],
 }
 
