@@ -24,7 +24,8 @@ test: $(VENV)/.installed
 # the CPU device, and compiled for NVIDIA's sm_90 with a list of what each needs.
 test-gpu: $(VENV)/.installed
 	NUTPIE_TEST_DEVICES=opencl scripts/opencl cargo test --package nutpie-core --test conformance --test gpu
-	NUTPIE_TEST_DEVICES=opencl scripts/opencl $(BIN)/python -m pytest --quiet tests/devices/test_source.py
+	NUTPIE_TEST_DEVICES=opencl scripts/opencl $(BIN)/python -m pytest --quiet tests/devices/test_source.py \
+		tests/devices/test_dlpack.py::test_chains_elsewhere_bring_their_points
 	$(BIN)/python -m pip install --quiet --no-deps --target build/nvrtc --upgrade nvidia-cuda-nvrtc==13.0.88
 	$(BIN)/python scripts/nvrtc.py build/nvrtc
 

@@ -191,8 +191,13 @@ def test_rows_and_widths_that_are_compiled():
         return -(x @ x) * data, -2 * x * data
 
     batch = BatchedDensity(density, 2, "float64", [np.zeros(())])
-    compiled = batch._function
-    batch._function = lambda points, *rest: widths.append(len(points)) or compiled(points, *rest)
+    compiled_on = batch._on
+
+    def counted_on(device):
+        compiled, constants = compiled_on(device)
+        return lambda points, *rest: widths.append(len(points)) or compiled(points, *rest), constants
+
+    batch._on = counted_on
     evaluate = batch.for_run([np.float64(3.0)], chains=64)
     for rows in (1, 64, 63, 16, 15, 4, 3, 1):
         points = np.random.default_rng(rows).normal(size=(rows, 2))
@@ -212,13 +217,13 @@ def test_rows_and_widths_that_are_compiled():
 def test_an_ensemble_is_one_call_for_all_chains(monkeypatch):
     scales = np.arange(1.0, 6.0)
     model = nutpie.from_jax(lambda x: norm.logpdf(x, 2.0, scales).sum(), jnp.zeros(5))
-    rows, call = [], BatchedDensity._call
+    rows, for_run = [], BatchedDensity.for_run
 
-    def counted(self, points, *rest):
-        rows.append(len(points))
-        return call(self, points, *rest)
+    def counted(self, *arguments, **options):
+        evaluate = for_run(self, *arguments, **options)
+        return lambda points: rows.append(len(points)) or evaluate(points)
 
-    monkeypatch.setattr(BatchedDensity, "_call", counted)
+    monkeypatch.setattr(BatchedDensity, "for_run", counted)
     options = {"sampler": "meads", "chains": 32, "tune": 100, "draws": 200, "seed": 3, "progress_bar": False}
     x = nutpie.sample(model, **options, check=False).posterior["x"].values
     # In the warm-up one fold of four rests until the scales are known; the run before has 4 chains.
@@ -411,7 +416,7 @@ def test_no_private_part_of_jax_is_needed(monkeypatch):
     _jax_batch.prompt_device.cache_clear()
     monkeypatch.setattr(_jax_batch.importlib, "import_module", lambda name: 1 / 0)
     try:
-        assert _jax_batch.prompt_device() is None
+        assert _jax_batch.prompt_device(single=False) is None
         for ours, plain in zip(prompt, density()(points), strict=True):
             np.testing.assert_array_equal(ours, plain)
     finally:

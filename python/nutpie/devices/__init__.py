@@ -161,5 +161,5 @@ def _place(name: str) -> Any:
         raise ValueError(f"device={name!r}: JAX has {len(found)} of these here, numbered from 0: {found}")
     chosen = found[int(index)]
     # Where the thread that asks for a call makes it, a call takes half the time.
-    prompt = prompt_device() if chosen.platform == "cpu" and int(index) == 0 else None
+    prompt = prompt_device(single=False) if chosen.platform == "cpu" and int(index) == 0 else None
     return chosen if prompt is None else prompt

@@ -6,12 +6,14 @@ import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from nutpie.models._jax_cost import most_lapack_calls, work
 from nutpie.models._jax_rows import over_rows
 
 __all__ = [
@@ -40,6 +42,12 @@ T = TypeVar("T")
 WIDTH_FACTOR = 4
 SMALL_WIDTH = 8
 
+#: Most numbers of an array that is a constant of compiled code.
+SMALL_CONSTANT = 2**16
+
+#: Numbers that a call computes at most if one thread does it all: to share a call of less takes longer than it saves.
+SINGLE_WORK = 2**20
+
 #: Bytes of results of a call that `BatchedFunction` aims to stay below.
 RESULT_MEMORY = 16 * 2**20
 
@@ -62,8 +70,10 @@ def precision(dtype: Dtype) -> contextlib.AbstractContextManager[Any]:
 def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[Callable[..., Any], list[Any]]:
     """Let JAX read a function of Python once.
 
-    Its arrays, such as data, become arguments: compiled code does not repeat them, and no trace refers to the arrays of
-    the user. (While one does, JAX 0.10 takes them to be of the precision of that trace, also in other functions.)
+    Its large arrays, such as data, become arguments: compiled code does not repeat them, and does not take long to
+    compile. Small ones stay constants, with which the compiler can compute what depends on nothing else: whether
+    observations are in the support of their distribution, say. No trace refers to the arrays of the user. (While one
+    does, JAX 0.10 takes them to be of the precision of that trace, also in other functions.)
 
     Parameters
     ----------
@@ -77,22 +87,37 @@ def trace(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> tuple[
     Returns
     -------
     callable
-        Takes the constants, then the arguments.
+        Takes the large constants, then the arguments.
     list
-        The constants.
+        The large constants.
     """
     import jax
     from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
     program, result = traced_in(dtype, lambda: jax.make_jaxpr(_once(function), return_shape=True)(*arguments))
     structure, jaxpr = jax.tree_util.tree_structure(result), program.jaxpr
-    constants = [np.array(c) if isinstance(c, np.ndarray) else c for c in program.consts]
+    is_small = [_is_small(c) for c in program.consts]
+    marked = list(zip(program.consts, is_small, strict=True))
+    small = [np.array(c) for c, here in marked if here]
+    large = [np.array(c) if isinstance(c, np.ndarray) else c for c, here in marked if not here]
 
     def call(constants: Sequence[Any], *arguments: Any) -> Any:
+        given, kept = iter(constants), iter(small)
+        every = [next(kept) if here else next(given) for here in is_small]
         flat = jax.tree_util.tree_leaves(arguments)
-        return jax.tree_util.tree_unflatten(structure, jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*flat))
+        return jax.tree_util.tree_unflatten(structure, jaxpr_as_fun(ClosedJaxpr(jaxpr, every))(*flat))
 
-    return call, constants
+    return call, large
+
+
+def _is_small(constant: Any) -> bool:
+    """Whether it is an array that compiled code may well repeat."""
+    import jax
+
+    is_array = isinstance(constant, (np.ndarray, jax.Array)) and not jax.dtypes.issubdtype(
+        constant.dtype, jax.dtypes.extended
+    )
+    return is_array and constant.size <= SMALL_CONSTANT
 
 
 def shape_of(function: Callable[..., Any], dtype: Dtype, *arguments: Any) -> Any:
@@ -128,12 +153,17 @@ def _on_device(arrays: Sequence[Any], dtype: Dtype, device: Any = None) -> list[
 
 
 @functools.cache
-def prompt_device() -> Any:
+def prompt_device(*, single: bool) -> Any:
     """Return a CPU device on which a call is made by the thread that asks for it; None where JAX has no such thing.
 
-    The CPU device of JAX hands each call over to another thread. That takes longer than the gradient of a small model,
-    and JAX has a setting for it, which has no effect once anything was computed. Nothing else depends on the device:
-    where it cannot be had, that of JAX does.
+    The CPU device of JAX hands each call over to another thread, and parts of it to more. That takes longer than the
+    gradient of a small model. JAX has a setting for the first, which has no effect once anything was computed, and an
+    environment variable for the second. Nothing else depends on the device: where it cannot be had, that of JAX does.
+
+    Parameters
+    ----------
+    single
+        Whether the calling thread does all of it.
     """
     import jax
 
@@ -141,11 +171,26 @@ def prompt_device() -> Any:
         return None
     try:
         clients = importlib.import_module("jax._src.lib").xla_client
-        device = clients.make_cpu_client(asynchronous=False).local_devices()[0]
+        with _environment("PJRT_NPROC", "1") if single else contextlib.nullcontext():
+            device = clients.make_cpu_client(asynchronous=False).local_devices()[0]
         on_it = jax.jit(lambda x: x + 1)(jax.device_put(np.ones(2, np.float32), device))
         return device if np.array_equal(np.asarray(on_it), [2.0, 2.0]) else None
     except Exception:  # No part of JAX's public interface, so anything may go wrong there.
         return None
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @dataclass(frozen=True)
@@ -224,16 +269,14 @@ class BatchedDensity:
             logp, gradient = over_rows(lambda point: traced(constants, point, *data))(points)
             return logp, gradient
 
-        point = jax.ShapeDtypeStruct((n_dim,), dtype)
-        traced, constants = trace(function, dtype, point, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data))
-        self._device = prompt_device()
-        where: dict[str, Any] = (
-            {} if self._device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(self._device)}
-        )
-        self._function = jax.jit(every, **where)
+        arguments = [jax.ShapeDtypeStruct((n_dim,), dtype), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data)]
+        traced, self._constants = trace(function, dtype, *arguments)
+        program = traced_in(dtype, lambda: jax.make_jaxpr(traced)(self._constants, *arguments)).jaxpr
+        # Where a thread waits for others that do a part of its call, there must be others.
+        self._most_single = 0 if most_lapack_calls(program) else SINGLE_WORK // max(work(program), 1)
         self._every = every
+        self._placed: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
         self._compiled: dict[str, Any] = {}
-        self._constants = _on_device(constants, dtype, self._device)
         self._dtype = dtype
 
     def for_run(
@@ -245,26 +288,36 @@ class BatchedDensity:
         and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
         most = chains
-        held = _on_device(data, self._dtype, self._device)
+        device = prompt_device(single=chains <= self._most_single)
+        function, constants = self._on(device)
+        held = _on_device(data, self._dtype, device)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             nonlocal most
             rows = len(points)
             most = max(most, rows)
-            return self._call(points, held, width_for(rows, most))
+            points = _padded(points.astype(self._dtype, copy=False), width_for(rows, most))
+            with precision(self._dtype):
+                logp, gradient = function(points, constants, held)
+                return np.asarray(logp)[:rows], np.asarray(gradient)[:rows]
 
         return evaluate
+
+    def _on(self, device: Any) -> tuple[Callable[..., Any], list[Any]]:
+        """Return the function that is compiled for a device, and the constants there."""
+        import jax
+
+        if device not in self._placed:
+            where: dict[str, Any] = (
+                {} if device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(device)}
+            )
+            constants = _on_device(self._constants, self._dtype, device)
+            self._placed[device] = jax.jit(self._every, **where), constants
+        return self._placed[device]
 
     def program(self, data: Sequence[np.ndarray] = ()) -> JaxProgram:
         """Return what a device of JAX needs."""
         return JaxProgram(self._every, self._constants, data, self._dtype, self._compiled)
-
-    def _call(self, points: np.ndarray, data: Sequence[Any], width: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = len(points)
-        points = _padded(points.astype(self._dtype, copy=False), width)
-        with precision(self._dtype):
-            logp, gradient = self._function(points, self._constants, data)
-            return np.asarray(logp)[:rows], np.asarray(gradient)[:rows]
 
 
 def width_for(rows: int, most: int) -> int:

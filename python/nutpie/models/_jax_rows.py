@@ -4,35 +4,28 @@ On the CPU, each call of JAX 0.10 to LAPACK for several matrices waits for the t
 As many such calls at once as there are threads wait for each other for ever: two on a machine with two cores. So where
 a function has calls that may be made at the same time, because none needs the result of the other, points are computed
 one after the other. Each call then has the matrices of one point, and does not wait.
+
+Also on the CPU, the results in between of many points do not fit into its caches, and memory for them is had from the
+system anew in each call. So points are computed in blocks.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+
+from nutpie.models._jax_cost import largest_result, most_lapack_calls
 
 __all__ = ["over_rows"]
 
-#: Operations that JAX leaves to LAPACK.
-LAPACK = frozenset(
-    {
-        "cholesky",
-        "triangular_solve",
-        "lu",
-        "eigh",
-        "eig",
-        "svd",
-        "geqrf",
-        "geqp3",
-        "householder_product",
-        "ormqr",
-        "hessenberg",
-        "schur",
-        "tridiagonal",
-        "tridiagonal_solve",
-    }
-)
+#: Bytes of the largest result in between, of all points of a block, for each thread. There are several such results,
+#: and they should stay in a cache of 2 MB.
+BLOCK_MEMORY = 2**18
+
+#: Fewest and most points of a block: with few, data are read often, and matrices are not multiplied at the full rate.
+SMALLEST_BLOCK = 16
+LARGEST_BLOCK = 256
 
 
 def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,8 +35,12 @@ def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     def of_rows(*arguments: Any) -> Any:
         if jax.default_backend() == "cpu":
             one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in arguments]
-            if _most_at_once(jax.make_jaxpr(function)(*one).jaxpr) >= _threads():
+            program = jax.make_jaxpr(function)(*one).jaxpr
+            if most_lapack_calls(program) >= _threads():
                 return jax.lax.map(lambda row: function(*row), arguments)
+            block = _block(largest_result(program), _threads())
+            if len(arguments[0]) >= 2 * block:
+                return jax.lax.map(lambda row: function(*row), arguments, batch_size=block)
         return jax.vmap(function)(*arguments)
 
     return of_rows
@@ -58,38 +55,7 @@ def _threads() -> int:
     return max(2, found)
 
 
-def _most_at_once(program: Any) -> int:
-    """Return an upper bound of how many LAPACK calls may be made at once."""
-    # For each variable, a bit for each call that it comes from.
-    ancestors: dict[Any, int] = {}
-    calls: list[tuple[int, int]] = []
-    for equation in program.eqns:
-        before = 0
-        for variable in equation.invars:
-            if not hasattr(variable, "val"):  # Literals come from no call.
-                before |= ancestors.get(variable, 0)
-        size = 1 if equation.primitive.name in LAPACK else sum(_most_at_once(inner) for inner in _programs(equation))
-        after = before
-        if size:
-            after |= 1 << len(calls)
-            calls.append((before, size))
-        for variable in equation.outvars:
-            ancestors[variable] = after
-    most = max((size for _, size in calls), default=0)
-    apart = {
-        k
-        for later, (before, _) in enumerate(calls)
-        for earlier in range(later)
-        if not before >> earlier & 1
-        for k in (later, earlier)
-    }
-    return max(most, sum(calls[k][1] for k in apart))
-
-
-def _programs(equation: Any) -> Iterator[Any]:
-    """Programs inside of an operation, such as the body of a loop."""
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(part, "jaxpr", part)
-            if hasattr(inner, "eqns"):
-                yield inner
+def _block(size: int, threads: int) -> int:
+    """Return how many points a block has whose largest result in between has so many bytes: a power of two."""
+    fits = max(1, BLOCK_MEMORY * threads // max(size, 1))
+    return min(max(2 ** (fits.bit_length() - 1), SMALLEST_BLOCK), LARGEST_BLOCK)

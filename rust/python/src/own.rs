@@ -25,7 +25,8 @@ impl<D: Density> Own<D> {
         let Own { dev, density, phase, rows } = self;
         let dim = density.dim().max(1);
         if logp.len() > *rows {
-            *rows = logp.len();
+            // Arrays stay as long as the device: those of many calls are no more than twice as large as the last.
+            *rows = logp.len().next_power_of_two();
             *phase = Phase::alloc(&mut **dev, *rows, density.dim())?;
         }
         dev.write_rows(phase.x, &mut x.chunks_exact(dim).enumerate())?;
