@@ -861,9 +861,9 @@ MUTANTS = [
         ("FIRST + chunk < dim ? FIRST + chunk : dim", "FIRST + chunk < dim ? FIRST + chunk - 1 : dim"),
     ),
     mutant(
-        "gpu: an item of each half is added twice",
+        "gpu: two halves are not added in the end",
         "device/gpu/kernels/common.c",
-        ("if (ITEM < width)", "if (ITEM <= width)"),
+        ("width > 0; width /= 2", "width > 1; width /= 2"),
     ),
     mutant(
         "gpu: sums keep what another metric added",
