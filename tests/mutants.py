@@ -928,7 +928,7 @@ MUTANTS = [
     mutant(
         "gpu: a shorter series of the logarithm",
         "device/gpu/kernels/random.c",
-        ("double series = 2.0 / 19.0;", "double series = 0.0;"),
+        ("int odd = 17; odd >= 3", "int odd = 13; odd >= 3"),
     ),
     mutant(
         "gpu: renewed momenta with the share of the variance",

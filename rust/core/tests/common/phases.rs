@@ -21,6 +21,7 @@ pub struct Chains<'a> {
     dev: &'a mut dyn Device,
     dim: usize,
     chains: usize,
+    of: Vec<Arc<Metric>>,
     phase: Phase,
     metrics: Metrics,
     moments: Moments,
@@ -74,7 +75,7 @@ impl<'a> Chains<'a> {
         let phase = Phase::alloc_with_pull(dev, chains * ROWS, dim).unwrap();
         let metrics = dev.alloc_metrics(chains, dim).unwrap();
         let moments = Moments::alloc(dev, 2 * chains, dim).unwrap();
-        Chains { dev, dim, chains, phase, metrics, moments, numbers: Vec::new() }
+        Chains { dev, dim, chains, of: shape.of.clone(), phase, metrics, moments, numbers: Vec::new() }
     }
 
     /// Run a phase over some of the chains, from the beginning.
@@ -197,6 +198,7 @@ impl<'a> Chains<'a> {
                 return;
             }
             "transfer" => return self.transfer(&asked),
+            "change" => return self.change(of, &asked),
             "trajectory" => return self.trajectory(of, &asked),
             other => unreachable!("{other}"),
         }
@@ -305,6 +307,32 @@ impl<'a> Chains<'a> {
         }
     }
 
+    /// Momenta that change under a diagonal metric, and are looked at under the one of before.
+    fn change(&mut self, of: Range<usize>, asked: &[usize]) {
+        self.run("refresh", of.clone());
+        self.gradients(of, 1, 600);
+        let plain = Arc::new(Metric::diagonal(&vec![0.5; self.dim], vec![0.0; self.dim]));
+        asked.iter().for_each(|c| self.dev.set_metric(&self.metrics, *c, &plain).unwrap());
+        let row = |c: usize| c * ROWS + 1;
+        let leaf =
+            |&c: &usize| Leaf { metric: c, row: row(c), kick: 0.3, onward: None, spans: 0, passing: false };
+        let glide =
+            |&c: &usize| Glide { metric: c, from: row(c), to: row(c), scale: 0.7, kick: 0.3, drift: 0.0 };
+        let (even, odd): (Vec<usize>, Vec<usize>) = asked.iter().partition(|c| c.is_multiple_of(2));
+        let leaves: Vec<_> = even.iter().map(leaf).collect();
+        let glides: Vec<_> = odd.iter().map(glide).collect();
+        let (mut kinetic, mut dots) = (vec![f64::NAN; asked.len()], vec![[f64::NAN; 2]; asked.len()]);
+        let (phase, metrics) = (&self.phase, &self.metrics);
+        self.dev.finish_leaf(phase, metrics, &leaves, &[], &mut kinetic[..leaves.len()], &mut []).unwrap();
+        self.dev.glide(phase, metrics, &glides).unwrap();
+        asked.iter().for_each(|c| self.dev.set_metric(metrics, *c, &self.of[*c]).unwrap());
+        let places: Vec<_> = asked.iter().map(|c| Place { metric: *c, row: row(*c) }).collect();
+        self.dev.products(phase, metrics, &places, &mut kinetic, &mut dots).unwrap();
+        for ((c, kinetic), dots) in asked.iter().zip(kinetic).zip(dots) {
+            self.numbers[*c].extend([kinetic, dots[0], dots[1]]);
+        }
+    }
+
     /// A few steps in a row, so that what a device keeps beside the points is used and changed.
     fn trajectory(&mut self, of: Range<usize>, asked: &[usize]) {
         let step = |c: usize| 0.3 + 0.01 * (c % 7) as f64;
@@ -344,7 +372,7 @@ impl<'a> Chains<'a> {
 }
 
 /// The phases of the trait, in groups that belong together.
-pub const PHASES: [&str; 15] = [
+pub const PHASES: [&str; 16] = [
     "refresh",
     "renew",
     "kick_drift",
@@ -359,5 +387,6 @@ pub const PHASES: [&str; 15] = [
     "metric_from_gradient",
     "copy",
     "transfer",
+    "change",
     "trajectory",
 ];
