@@ -176,8 +176,8 @@ def finish(
 ) -> tuple[Any, ...]:
     """Second half of a leapfrog step at ``new``, and the first half of the next one, if there are spans.
 
-    The floats are the kick and the drift onward. Momenta that are ``passing`` stay what they were. Returns the momentum,
-    then position and momentum of the next point, if there are spans; kinetic energies and inner products.
+    The floats are the kick and the drift onward. Momenta that are ``passing`` stay what they were. Returns the
+    momentum, then position and momentum of the next point, if there are spans; kinetic energies and inner products.
     """
     kick, onward = columns(floats, new.x)
     p = new.p + kick * new.g

@@ -243,11 +243,7 @@ impl Device for PyDevice {
         self.fetch("download_row", &[handle, src.index], dst)
     }
 
-    fn read_rows<'a>(
-        &mut self,
-        src: Buf,
-        rows: &mut dyn Iterator<Item = (usize, &'a mut [f64])>,
-    ) -> Result<()> {
+    fn read_rows(&mut self, src: Buf, rows: &mut dyn Iterator<Item = (usize, &mut [f64])>) -> Result<()> {
         let mut there = Vec::new();
         let mirror = &self.mirrors.get_mut()[src.0];
         for (index, to) in rows {

@@ -266,11 +266,7 @@ pub trait Device: Send {
     fn read(&self, src: Row, dst: &mut [f64]) -> Result<()>;
 
     /// Copy rows to the host, each to its place, in one go where every transfer takes its time.
-    fn read_rows<'a>(
-        &mut self,
-        src: Buf,
-        rows: &mut dyn Iterator<Item = (usize, &'a mut [f64])>,
-    ) -> Result<()> {
+    fn read_rows(&mut self, src: Buf, rows: &mut dyn Iterator<Item = (usize, &mut [f64])>) -> Result<()> {
         for (index, dst) in rows {
             self.read(Row { buf: src, index }, dst)?;
         }
@@ -278,7 +274,7 @@ pub trait Device: Send {
     }
 
     /// Copy rows from the host, likewise.
-    fn write_rows<'a>(&mut self, dst: Buf, rows: &mut dyn Iterator<Item = (usize, &'a [f64])>) -> Result<()> {
+    fn write_rows(&mut self, dst: Buf, rows: &mut dyn Iterator<Item = (usize, &[f64])>) -> Result<()> {
         for (index, src) in rows {
             self.write(Row { buf: dst, index }, src)?;
         }

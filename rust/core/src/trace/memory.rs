@@ -200,6 +200,9 @@ impl MemoryStore {
     }
 }
 
+/// The row that a draw wants, and where it goes.
+type Place<'f> = dyn for<'a> Fn(&'a mut MemoryStore, &Record) -> Option<(usize, &'a mut [f64])> + 'f;
+
 /// Keep the draws of a round, each in its store.
 fn keep<S: DerefMut<Target = MemoryStore>>(
     stores: &mut [S],
@@ -208,11 +211,7 @@ fn keep<S: DerefMut<Target = MemoryStore>>(
 ) -> Result<()> {
     let Records { draws, phase, metrics, .. } = *records;
     stores.iter_mut().zip(draws).try_for_each(|(store, draw)| store.note(draw))?;
-    let mut read = |buf: Buf,
-                    place: &dyn for<'a> Fn(
-        &'a mut MemoryStore,
-        &Record,
-    ) -> Option<(usize, &'a mut [f64])>| {
+    let mut read = |buf: Buf, place: &Place<'_>| {
         dev.read_rows(buf, &mut stores.iter_mut().zip(draws).filter_map(|(store, draw)| place(store, draw)))
     };
     read(phase.x, &|store, draw| Some((draw.row, store.place(|block| &mut block.positions)?)))?;

@@ -192,15 +192,11 @@ impl Device for Gpu {
         self.read_reals(self.array(src.buf).mem, self.start(src), dst)
     }
 
-    fn read_rows<'a>(
-        &mut self,
-        src: Buf,
-        rows: &mut dyn Iterator<Item = (usize, &'a mut [f64])>,
-    ) -> Result<()> {
+    fn read_rows(&mut self, src: Buf, rows: &mut dyn Iterator<Item = (usize, &mut [f64])>) -> Result<()> {
         self.download_rows(src, &mut rows.collect::<Vec<_>>())
     }
 
-    fn write_rows<'a>(&mut self, dst: Buf, rows: &mut dyn Iterator<Item = (usize, &'a [f64])>) -> Result<()> {
+    fn write_rows(&mut self, dst: Buf, rows: &mut dyn Iterator<Item = (usize, &[f64])>) -> Result<()> {
         self.upload_rows(dst, &rows.collect::<Vec<_>>())
     }
 
