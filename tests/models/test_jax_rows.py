@@ -146,7 +146,17 @@ def test_small_calls_are_made_by_one_thread():
     assert [*density._placed] == [prompt_device(single=True), prompt_device(single=False)]
     assert prompt_device(single=False) is not prompt_device(single=True)
     assert "PJRT_NPROC" not in os.environ
-    # Threads of LAPACK calls wait for each other.
-    matrices = BatchedDensity(jax.value_and_grad(process), 2, "float64")
-    matrices.for_run(chains=1)
-    assert [*matrices._placed] == [prompt_device(single=False)]
+
+
+def test_lapack_calls_for_several_points_have_other_threads(monkeypatch):
+    if jax.default_backend() != "cpu":
+        pytest.skip("JAX is not on the CPU")
+    monkeypatch.setattr("nutpie.models._jax_rows._threads", lambda: 2)
+    monkeypatch.setattr("nutpie.models._jax_batch.SINGLE_WORK", 2**30)
+    for function, single in ((process, False), (two_processes, True)):
+        density = BatchedDensity(jax.value_and_grad(function), 2, "float64")
+        logp, gradient = density.for_run(chains=3)(np.full((3, 2), 0.1))
+        assert [*density._placed] == [prompt_device(single=single)]
+        expected, slope = jax.value_and_grad(function)(np.full(2, 0.1))
+        np.testing.assert_allclose(logp, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, [slope] * 3, rtol=1e-9)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from nutpie.models._jax_cost import most_lapack_calls, work
-from nutpie.models._jax_rows import over_rows
+from nutpie.models._jax_rows import one_by_one, over_rows
 
 __all__ = [
     "DTYPES",
@@ -272,8 +272,9 @@ class BatchedDensity:
         arguments = [jax.ShapeDtypeStruct((n_dim,), dtype), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data)]
         traced, self._constants = trace(function, dtype, *arguments)
         program = traced_in(dtype, lambda: jax.make_jaxpr(traced)(self._constants, *arguments)).jaxpr
-        # Where a thread waits for others that do a part of its call, there must be others.
-        self._most_single = 0 if most_lapack_calls(program) else SINGLE_WORK // max(work(program), 1)
+        # LAPACK calls for several points wait for other threads, so there must be others.
+        waits = most_lapack_calls(program) > 0 and not one_by_one(program)
+        self._most_single = 0 if waits else SINGLE_WORK // max(work(program), 1)
         self._every = every
         self._placed: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
         self._compiled: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from typing import Any
 
 from nutpie.models._jax_cost import largest_result, most_lapack_calls
 
-__all__ = ["over_rows"]
+__all__ = ["one_by_one", "over_rows"]
 
 #: Bytes of the largest result in between, of all points of a block, for each thread. There are several such results,
 #: and they should stay in a cache of 2 MB.
@@ -36,7 +36,7 @@ def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
         if jax.default_backend() == "cpu":
             one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in arguments]
             program = jax.make_jaxpr(function)(*one).jaxpr
-            if most_lapack_calls(program) >= _threads():
+            if one_by_one(program):
                 return jax.lax.map(lambda row: function(*row), arguments)
             block = _block(largest_result(program), _threads())
             if len(arguments[0]) >= 2 * block:
@@ -44,6 +44,11 @@ def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.vmap(function)(*arguments)
 
     return of_rows
+
+
+def one_by_one(program: Any) -> bool:
+    """Whether points have to be computed one after the other, for the program of one point."""
+    return most_lapack_calls(program) >= _threads()
 
 
 def _threads() -> int:
