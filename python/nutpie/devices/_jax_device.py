@@ -16,13 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nutpie.devices import _jax_phases as phases
-from nutpie.devices._jax_phases import Couplings, Points, Under
+from nutpie.devices._jax_metrics import Couplings, Under, couplings_of, power_of_two
+from nutpie.devices._jax_phases import Points
 from nutpie.models._jax_batch import JaxProgram, precision, width_for
 
 __all__ = ["JaxDevice"]
-
-#: How near to each other the columns of a triangular root may be, as in ``coupling.rs``.
-LEAST_PIVOT = 1e-4
 
 #: Lines of a table of spans, in lines of the table of leaves.
 SPANS = 8
@@ -223,7 +221,7 @@ class JaxDevice:
     @double
     def upload(self, buf: int, rows: np.ndarray, values: np.ndarray) -> None:
         """Write rows."""
-        width = _power_of_two(len(rows))
+        width = power_of_two(len(rows))
         ints = self._table(rows[:, None], width, [buf], {0: 0})
         padded = np.zeros((width, values.shape[1]), self._dtype)
         padded[: len(rows)] = values
@@ -237,7 +235,7 @@ class JaxDevice:
     @double
     def download_rows(self, buf: int, rows: np.ndarray) -> np.ndarray:
         """Read some rows of an array, one after the other."""
-        table = self._table(rows[:, None], _power_of_two(len(rows)), [buf], {})
+        table = self._table(rows[:, None], power_of_two(len(rows)), [buf], {})
         found = np.asarray(_row(self._arrays[buf], table[:, 0]))[: len(rows)]
         return found.astype(np.float64).ravel()
 
@@ -249,7 +247,7 @@ class JaxDevice:
     @double
     def copy(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> None:
         """Copy rows of an array to those of another."""
-        table = self._table(ints, _power_of_two(len(ints)), bufs, {1: 1})
+        table = self._table(ints, power_of_two(len(ints)), bufs, {1: 1})
         self._store([bufs[1]], [table[:, 1]], [[_row(self._arrays[bufs[0]], table[:, 0])]])
 
     @double
@@ -278,7 +276,7 @@ class JaxDevice:
 
     def _coupled(self, which: int) -> Couplings | None:
         if self._owners[which] and self._couplings[which] is None:
-            found = _couplings(self._owners[which], self._matrices[which], self._chains[which], self._dtype)
+            found = couplings_of(self._owners[which], self._matrices[which], self._chains[which], self._dtype)
             self._couplings[which] = jax.device_put(found, self._place)
         return self._couplings[which]
 
@@ -308,7 +306,7 @@ class JaxDevice:
 
     def _spans(self, spans: np.ndarray, width: int) -> tuple[np.ndarray, int]:
         chunks = -(-len(spans) // width)
-        table = np.zeros((width * max(SPANS, _power_of_two(chunks)), 3), np.int32)
+        table = np.zeros((width * max(SPANS, power_of_two(chunks)), 3), np.int32)
         if len(spans):
             table[: len(spans)] = spans
         return table, chunks
@@ -386,7 +384,7 @@ class JaxDevice:
 
     def _addresses(self, bufs: Sequence[int], ints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return chains and rows, and the addresses of random numbers."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         words = np.zeros((width, 5), np.uint32)
         words[: len(ints)] = ints[:, 2:]
         return self._table(ints[:, :2], width, bufs, {1: 1}), words
@@ -394,7 +392,7 @@ class JaxDevice:
     @double
     def glide(self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray) -> None:
         """Kick and drift."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         table = self._table(ints, width, bufs, {2: 0})
         x, p = _glide(*self._of(bufs), table, self._floats(floats, width))
         self._store(bufs[:2], [table[:, 2]], [[x], [p]])
@@ -404,7 +402,7 @@ class JaxDevice:
         self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray, spans: np.ndarray, _none: np.ndarray
     ) -> np.ndarray:
         """Make the second half of leapfrog steps, and the first of the next; return energies and inner products."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         table, numbers = self._table(ints, width, bufs, {1: 0, 2: 0}), self._floats(floats, width)
         (p, x_on, p_on), found = _finish_leaf(*self._of(bufs), table, numbers, *self._spans(spans, width))
         self._store(bufs[:1], [table[:, 2]], [[x_on]])
@@ -414,20 +412,20 @@ class JaxDevice:
     @double
     def products(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> np.ndarray:
         """Return kinetic energies; p M^-1 g and g M^-1 g."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         found = _products(*self._of(bufs), self._table(ints, width, bufs, {}))
         return _parts(np.asarray(found), width, len(ints), 1, len(ints))
 
     @double
     def pull(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> None:
         """Compute M (x - centre)."""
-        table = self._table(ints, _power_of_two(len(ints)), bufs, {1: 3})
+        table = self._table(ints, power_of_two(len(ints)), bufs, {1: 3})
         self._store([bufs[3]], [table[:, 1]], [[_pull(*self._of(bufs), table)]])
 
     @double
     def turn(self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray) -> None:
         """Make the first half of exact-normal steps."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         table = self._table(ints, width, bufs, {2: 0})
         x, p, m = _turn(*self._of(bufs), table, self._floats(floats, width))
         self._store([bufs[0], bufs[1], bufs[3]], [table[:, 2]], [[x], [p], [m]])
@@ -435,7 +433,7 @@ class JaxDevice:
     @double
     def finish_turn(self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray) -> np.ndarray:
         """Make the second half; return kinetic energies."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         table = self._table(ints, width, bufs, {2: 1})
         p, kinetic = _finish_turn(*self._of(bufs), table, self._floats(floats, width))
         self._store([bufs[1]], [table[:, 2]], [[p]])
@@ -446,7 +444,7 @@ class JaxDevice:
         self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray, spans: np.ndarray, _none: np.ndarray
     ) -> np.ndarray:
         """Return inner products of spans of any integrator."""
-        width, number = _power_of_two(len(ints)), _power_of_two(len(spans))
+        width, number = power_of_two(len(ints)), power_of_two(len(spans))
         table = self._table(ints, width, bufs, {})
         of_spans = self._table(spans, number, bufs, {})
         found = _reach(*self._of(bufs), table, self._floats(floats, width), of_spans)
@@ -455,13 +453,13 @@ class JaxDevice:
     @double
     def fisher_distance(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> np.ndarray:
         """Return distances from the centres."""
-        table = self._table(ints, _power_of_two(len(ints)), bufs, {})
+        table = self._table(ints, power_of_two(len(ints)), bufs, {})
         return np.asarray(_fisher_distance(*self._of(bufs), table))[: len(ints)]
 
     @double
     def accumulate(self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray) -> None:
         """Take points into estimators; ``bufs`` are four arrays of moments, positions and gradients."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         table = self._table(ints, width, bufs, {0: 0})
         new = _accumulate([self._arrays[buf] for buf in bufs], table, self._floats(floats, width))
         self._store(bufs[:4], [table[:, 0]], [[part] for part in new])
@@ -469,14 +467,14 @@ class JaxDevice:
     @double
     def metric_from_gradient(self, bufs: Sequence[int], ints: np.ndarray, _floats: np.ndarray) -> None:
         """Make diagonal metrics of gradients."""
-        table = self._table(ints, _power_of_two(len(ints)), bufs, {0: 4})
+        table = self._table(ints, power_of_two(len(ints)), bufs, {0: 4})
         new = _diagonal_of_gradient(self._of(bufs)[0], table)
         self._store(bufs[4:7], [table[:, 0]], [[part] for part in new])
 
     @double
     def fit_fisher_diag(self, bufs: Sequence[int], ints: np.ndarray, floats: np.ndarray) -> None:
         """Make diagonal metrics of moments; ``bufs`` are four arrays of them and three of the metrics."""
-        width = _power_of_two(len(ints))
+        width = power_of_two(len(ints))
         table = self._table(ints, width, bufs, {0: 4})
         new = _fit_fisher_diag([self._arrays[buf] for buf in bufs], table, self._floats(floats, width))
         self._store(bufs[4:7], [table[:, 0]], [[part] for part in new])
@@ -492,51 +490,7 @@ def _row(array: Any, row: Any) -> Any:
     return array[row]
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << max(number - 1, 0).bit_length()
-
-
 def _parts(found: np.ndarray, width: int, lines: int, scalars: int, pairs: int) -> np.ndarray:
     """Leave out what belongs to lines that fill up: after some lists of ``width`` numbers there are pairs."""
     own = [found[i * width : i * width + lines] for i in range(scalars)]
     return np.concatenate([*own, found[scalars * width : scalars * width + 2 * pairs]])
-
-
-def _couplings(
-    owners: dict[int, int], matrices: dict[int, tuple[np.ndarray, ...]], chains: int, dtype: np.dtype
-) -> Couplings:
-    """Bring metrics to a common rank, and their number to a power of two."""
-    keys = list(matrices)
-    number, rank = _power_of_two(len(keys)), _power_of_two(max(len(matrices[key][1]) for key in keys))
-    dim = len(matrices[keys[0]][0])
-    slot = np.full(chains, -1, np.int32)
-    for row, key in owners.items():
-        slot[row] = keys.index(key)
-    stds, values = np.ones((number, dim), dtype), np.ones((number, rank), dtype)
-    vectors, triangular = np.zeros((number, rank, dim), dtype), np.zeros(number, bool)
-    roots: dict[int, np.ndarray] = {}
-    for i, key in enumerate(keys):
-        own_stds, own_values, own_vectors = matrices[key]
-        stds[i], values[i, : len(own_values)], vectors[i, : len(own_values)] = own_stds, own_values, own_vectors
-        root = _triangular(own_values, own_vectors)
-        if root is not None:
-            roots[i], triangular[i] = root, True
-    together = None
-    if roots:
-        together = np.broadcast_to(np.eye(dim, dtype=dtype), (number, dim, dim)).copy()
-        for i, root in roots.items():
-            together[i] = root
-    return Couplings(slot, stds, vectors, values, together, triangular)
-
-
-def _triangular(values: np.ndarray, vectors: np.ndarray) -> np.ndarray | None:
-    """Return R with R^T R = I + U^T (L - I) U where the core uses that: many eigenvectors, and not nearly singular."""
-    rank, dim = vectors.shape
-    if 2 * rank <= dim:
-        return None
-    matrix = np.eye(dim) + vectors.T @ ((values - 1.0)[:, None] * vectors)
-    try:
-        root = np.linalg.cholesky(matrix).T
-    except np.linalg.LinAlgError:
-        return None
-    return root if (np.diag(root) > LEAST_PIVOT * np.sqrt(np.diag(matrix))).all() else None

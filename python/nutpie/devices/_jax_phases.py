@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
+from nutpie.devices._jax_metrics import Under
 from nutpie.devices._jax_random import normals
 
-__all__ = ["Couplings", "Points", "Under"]
+__all__ = ["Points"]
 
 #: Smallest and largest entry that an inverse mass matrix may have.
 INV_MASS_BOUNDS = (1e-20, 1e20)
@@ -34,115 +34,6 @@ class Points(NamedTuple):
     def at(self, rows: Any) -> Points:
         """Return some rows."""
         return Points(*(array[rows] for array in self))
-
-
-class Couplings(NamedTuple):
-    """Metrics S (I + U^T (L - I) U) S of chains.
-
-    Parameters
-    ----------
-    slot
-        For each chain which metric is its own; -1 where that is diagonal. Of shape (chains,).
-    stds
-        Diagonals of S, of shape (metrics, dim).
-    vectors
-        U, of shape (metrics, rank, dim). Rows of zeros do nothing.
-    values
-        Diagonals of L, of shape (metrics, rank).
-    roots
-        Upper triangular R with R^T R = I + U^T (L - I) U where momenta are drawn with that; None if they never are.
-    triangular
-        For each metric whether they are.
-    """
-
-    slot: Any
-    stds: Any
-    vectors: Any
-    values: Any
-    roots: Any
-    triangular: Any
-
-
-class Under:
-    """The metrics of some operations.
-
-    Parameters
-    ----------
-    arrays
-        Diagonals of inverse mass matrices, those to the power -1/2, and centres.
-    couplings
-        Those that are not diagonal, None if there are none.
-    chains
-        The chain of each operation.
-    """
-
-    def __init__(self, arrays: tuple[Any, Any, Any], couplings: Couplings | None, chains: Any) -> None:
-        self._arrays, self._couplings, self._chains = arrays, couplings, chains
-
-    def of(self, operations: Any) -> Under:
-        """Return the metrics of some of the operations."""
-        return Under(self._arrays, self._couplings, self._chains[operations])
-
-    @property
-    def center(self) -> Any:
-        """Centres."""
-        return self._arrays[2][self._chains]
-
-    def _scales(self) -> tuple[Any, Any, Any]:
-        """Return S where there are couplings, and which one each operation has."""
-        assert self._couplings is not None
-        slot = self._couplings.slot[self._chains]
-        own = self._couplings.stds[jnp.maximum(slot, 0)]
-        coupled = (slot >= 0)[:, None]
-        return jnp.where(coupled, own, jnp.sqrt(self._arrays[0][self._chains])), coupled, jnp.maximum(slot, 0)
-
-    def _stretch(self, v: Any, of: Callable[[Any], Any], coupled: Any, slot: Any) -> Any:
-        """Return (I + U^T (F - I) U) v, F the function of the eigenvalues."""
-        assert self._couplings is not None
-        vectors, factors = self._couplings.vectors, of(self._couplings.values) - 1.0
-        if len(vectors) == 1:
-            along = jnp.matmul(v, vectors[0].T, precision="highest") * factors[0]
-            more = jnp.matmul(along, vectors[0], precision="highest")
-        else:
-            along = jnp.einsum("nd,nrd->nr", v, vectors[slot], precision="highest") * factors[slot]
-            more = jnp.einsum("nr,nrd->nd", along, vectors[slot], precision="highest")
-        return v + jnp.where(coupled, more, 0.0)
-
-    def velocity(self, p: Any) -> Any:
-        """Return M^-1 p."""
-        if self._couplings is None:
-            return self._arrays[0][self._chains] * p
-        s, *which = self._scales()
-        return s * self._stretch(s * p, lambda v: v, *which)
-
-    def whiten(self, x: Any) -> Any:
-        """Return W x with W^T W = M."""
-        if self._couplings is None:
-            return self._arrays[1][self._chains] * x
-        s, *which = self._scales()
-        return self._stretch(x / s, lambda v: 1.0 / jnp.sqrt(v), *which)
-
-    def pull(self, x: Any) -> Any:
-        """Return M x."""
-        if self._couplings is None:
-            return self._arrays[1][self._chains] ** 2 * x
-        s, *which = self._scales()
-        return self._stretch(x / s, lambda v: 1.0 / v, *which) / s
-
-    def momentum(self, z: Any) -> Any:
-        """Make standard normal numbers momenta with the covariance M, as the core does."""
-        if self._couplings is None:
-            return self._arrays[1][self._chains] * z
-        s, coupled, slot = self._scales()
-        p = self._stretch(z, lambda v: 1.0 / jnp.sqrt(v), coupled, slot)
-        if self._couplings.roots is not None:
-            solve = jax.scipy.linalg.solve_triangular
-            if len(self._couplings.roots) == 1:
-                solved = solve(self._couplings.roots[0], z.T).T
-            else:
-                solved = jax.vmap(solve)(self._couplings.roots[slot], z)
-            p = jnp.where(coupled & self._couplings.triangular[slot][:, None], solved, p)
-        return p / s
 
 
 def dot(a: Any, b: Any) -> Any:
