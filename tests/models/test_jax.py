@@ -193,8 +193,8 @@ def test_rows_and_widths_that_are_compiled():
     batch = BatchedDensity(density, 2, "float64", [np.zeros(())])
     compiled_on = batch._on
 
-    def counted_on(device):
-        compiled, constants = compiled_on(device)
+    def counted_on(*arguments):
+        compiled, constants = compiled_on(*arguments)
         return lambda points, *rest: widths.append(len(points)) or compiled(points, *rest), constants
 
     batch._on = counted_on

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from nutpie.models import _jax_rows
-from nutpie.models._jax_batch import SINGLE_WORK, SMALL_CONSTANT, BatchedDensity, precision, prompt_device, trace
+from nutpie.models._jax_batch import (
+    SINGLE_WORK,
+    SMALL_CONSTANT,
+    BatchedDensity,
+    precision,
+    prompt_device,
+    sequential_options,
+    trace,
+)
 from nutpie.models._jax_cost import largest_result, most_lapack_calls, work
 from nutpie.models._jax_rows import _block, over_rows
 
@@ -146,6 +154,18 @@ def test_small_calls_are_made_by_one_thread():
     assert [*density._placed] == [prompt_device(single=True), prompt_device(single=False)]
     assert prompt_device(single=False) is not prompt_device(single=True)
     assert "PJRT_NPROC" not in os.environ
+
+
+def test_an_unknown_option_of_the_compiler_is_left_out(monkeypatch):
+    def refuses(*_arguments, **options):
+        raise ValueError(f"no such options: {options}")
+
+    sequential_options.cache_clear()
+    monkeypatch.setattr(jax, "jit", refuses)
+    try:
+        assert sequential_options() == {}
+    finally:
+        sequential_options.cache_clear()
 
 
 def test_lapack_calls_for_several_points_have_other_threads(monkeypatch):

@@ -24,6 +24,7 @@ __all__ = [
     "JaxProgram",
     "precision",
     "prompt_device",
+    "sequential_options",
     "shape_of",
     "trace",
     "traced_in",
@@ -179,6 +180,23 @@ def prompt_device(*, single: bool) -> Any:
         return None
 
 
+@functools.cache
+def sequential_options() -> dict[str, Any]:
+    """Return options of the compiler with which the parts of a call are made one after the other.
+
+    Otherwise the thread that makes a call hands parts of it over even if there is only one other thread. Empty where
+    JAX does not know them.
+    """
+    import jax
+
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options)(np.ones(2, np.float32)).block_until_ready()
+    except Exception:  # They are no part of JAX's public interface either.
+        return {}
+    return options
+
+
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
     """Set an environment variable for a while."""
@@ -289,8 +307,9 @@ class BatchedDensity:
         and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
         most = chains
-        device = prompt_device(single=chains <= self._most_single)
-        function, constants = self._on(device)
+        single = chains <= self._most_single
+        device = prompt_device(single=single)
+        function, constants = self._on(device, sequential_options() if single and device is not None else {})
         held = _on_device(data, self._dtype, device)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -304,7 +323,7 @@ class BatchedDensity:
 
         return evaluate
 
-    def _on(self, device: Any) -> tuple[Callable[..., Any], list[Any]]:
+    def _on(self, device: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
         """Return the function that is compiled for a device, and the constants there."""
         import jax
 
@@ -312,6 +331,8 @@ class BatchedDensity:
             where: dict[str, Any] = (
                 {} if device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(device)}
             )
+            if options:
+                where["compiler_options"] = options
             constants = _on_device(self._constants, self._dtype, device)
             self._placed[device] = jax.jit(self._every, **where), constants
         return self._placed[device]
