@@ -62,20 +62,26 @@ def test_calls_that_may_be_made_at_once_are_counted(density, least, most):
 def test_points_with_such_calls_are_computed_one_after_the_other(monkeypatch):
     monkeypatch.setattr("nutpie.models._jax_rows._threads", lambda: 2)
 
-    def loops(density):
-        program = jax.make_jaxpr(over_rows(jax.value_and_grad(density)))(np.ones((4, 2)))
+    def loops(density, single):
+        program = jax.make_jaxpr(over_rows(jax.value_and_grad(density), single=single))(np.ones((4, 2)))
         return any(equation.primitive.name == "scan" for equation in program.jaxpr.eqns)
 
     on_cpu = jax.default_backend() == "cpu"
-    assert [loops(d) for d in (plain, process, two_processes)] == [False, False, on_cpu]
+    assert [loops(d, single=False) for d in (plain, process, two_processes)] == [False, False, on_cpu]
+    # A single thread does not wait.
+    assert not loops(two_processes, single=True)
 
 
-def test_batches_of_matrices_come_to_an_end():
-    evaluate = BatchedDensity(jax.value_and_grad(two_processes), 2, "float64").for_run(chains=5)
-    points = np.random.default_rng(1).normal(size=(5, 2))
+@pytest.mark.parametrize("prompt", [True, False])
+def test_batches_of_matrices_come_to_an_end(monkeypatch, prompt):
+    if not prompt:
+        monkeypatch.setattr("nutpie.models._jax_batch.prompt_device", lambda *, single: None)
+    density = BatchedDensity(jax.value_and_grad(lambda p: two_processes(p) + two_processes(2 * p)), 2, "float64")
+    evaluate = density.for_run(chains=64)
+    points = np.random.default_rng(1).normal(size=(64, 2))
     for _ in range(20):
         logp, gradient = evaluate(points)
-    for row in range(5):
+    for row in range(0, 64, 9):
         alone, slope = evaluate(points[row : row + 1])
         np.testing.assert_allclose(logp[row], alone[0], rtol=1e-12)
         np.testing.assert_allclose(gradient[row], slope[0], rtol=1e-9, atol=1e-12)
@@ -168,15 +174,15 @@ def test_an_unknown_option_of_the_compiler_is_left_out(monkeypatch):
         sequential_options.cache_clear()
 
 
-def test_lapack_calls_for_several_points_have_other_threads(monkeypatch):
+@pytest.mark.parametrize(("function", "single"), [(process, False), (two_processes, True)])
+def test_one_thread_computes_what_several_would_wait_for(monkeypatch, function, single):
     if jax.default_backend() != "cpu":
         pytest.skip("JAX is not on the CPU")
     monkeypatch.setattr("nutpie.models._jax_rows._threads", lambda: 2)
-    monkeypatch.setattr("nutpie.models._jax_batch.SINGLE_WORK", 2**30)
-    for function, single in ((process, False), (two_processes, True)):
-        density = BatchedDensity(jax.value_and_grad(function), 2, "float64")
-        logp, gradient = density.for_run(chains=3)(np.full((3, 2), 0.1))
-        assert [*density._placed] == [prompt_device(single=single)]
-        expected, slope = jax.value_and_grad(function)(np.full(2, 0.1))
-        np.testing.assert_allclose(logp, expected, rtol=1e-12)
-        np.testing.assert_allclose(gradient, [slope] * 3, rtol=1e-9)
+    monkeypatch.setattr("nutpie.models._jax_batch.SINGLE_WORK", 0)
+    density = BatchedDensity(jax.value_and_grad(function), 2, "float64")
+    logp, gradient = density.for_run(chains=3)(np.full((3, 2), 0.1))
+    assert [*density._placed] == [prompt_device(single=single)]
+    expected, slope = jax.value_and_grad(function)(np.full(2, 0.1))
+    np.testing.assert_allclose(logp, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, [slope] * 3, rtol=1e-9)

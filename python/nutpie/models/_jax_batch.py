@@ -7,13 +7,14 @@ import functools
 import importlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from nutpie.models._jax_cost import most_lapack_calls, work
+from nutpie.models._jax_cost import work
 from nutpie.models._jax_rows import one_by_one, over_rows
 
 __all__ = [
@@ -283,16 +284,15 @@ class BatchedDensity:
     ) -> None:
         import jax
 
-        def every(points: Any, constants: Sequence[Any], data: Sequence[Any]) -> tuple[Any, Any]:
-            logp, gradient = over_rows(lambda point: traced(constants, point, *data))(points)
+        def every(single: bool, points: Any, constants: Sequence[Any], data: Sequence[Any]) -> tuple[Any, Any]:
+            logp, gradient = over_rows(lambda point: traced(constants, point, *data), single=single)(points)
             return logp, gradient
 
         arguments = [jax.ShapeDtypeStruct((n_dim,), dtype), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in data)]
         traced, self._constants = trace(function, dtype, *arguments)
         program = traced_in(dtype, lambda: jax.make_jaxpr(traced)(self._constants, *arguments)).jaxpr
-        # LAPACK calls for several points wait for other threads, so there must be others.
-        waits = most_lapack_calls(program) > 0 and not one_by_one(program)
-        self._most_single = 0 if waits else SINGLE_WORK // max(work(program), 1)
+        # Several threads would have to compute points one after the other, which takes longer than one takes.
+        self._most_single = sys.maxsize if one_by_one(program) else SINGLE_WORK // max(work(program), 1)
         self._every = every
         self._placed: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
         self._compiled: dict[str, Any] = {}
@@ -307,9 +307,8 @@ class BatchedDensity:
         and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
         most = chains
-        single = chains <= self._most_single
-        device = prompt_device(single=single)
-        function, constants = self._on(device, sequential_options() if single and device is not None else {})
+        device = prompt_device(single=chains <= self._most_single)
+        function, constants = self._on(device)
         held = _on_device(data, self._dtype, device)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -323,23 +322,26 @@ class BatchedDensity:
 
         return evaluate
 
-    def _on(self, device: Any, options: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
+    def _on(self, device: Any) -> tuple[Callable[..., Any], list[Any]]:
         """Return the function that is compiled for a device, and the constants there."""
         import jax
 
         if device not in self._placed:
+            single = device is not None and device is prompt_device(single=True)
             where: dict[str, Any] = (
                 {} if device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(device)}
             )
-            if options:
+            if single and (options := sequential_options()):
                 where["compiler_options"] = options
             constants = _on_device(self._constants, self._dtype, device)
-            self._placed[device] = jax.jit(self._every, **where), constants
+            self._placed[device] = jax.jit(functools.partial(self._every, single), **where), constants
         return self._placed[device]
 
     def program(self, data: Sequence[np.ndarray] = ()) -> JaxProgram:
         """Return what a device of JAX needs."""
-        return JaxProgram(self._every, self._constants, data, self._dtype, self._compiled)
+        return JaxProgram(
+            functools.partial(self._every, False), self._constants, data, self._dtype, self._compiled
+        )
 
 
 def width_for(rows: int, most: int) -> int:

@@ -2,8 +2,8 @@
 
 On the CPU, each call of JAX 0.10 to LAPACK for several matrices waits for the threads that it shares its matrices with.
 As many such calls at once as there are threads wait for each other for ever: two on a machine with two cores. So where
-a function has calls that may be made at the same time, because none needs the result of the other, points are computed
-one after the other. Each call then has the matrices of one point, and does not wait.
+a function has calls that may be made at the same time, because none needs the result of the other, and there is more than
+one thread, points are computed one after the other. Each call then has the matrices of one point, and does not wait.
 
 Also on the CPU, the results in between of many points do not fit into its caches, and memory for them is had from the
 system anew in each call. So points are computed in blocks.
@@ -28,17 +28,25 @@ SMALLEST_BLOCK = 16
 LARGEST_BLOCK = 256
 
 
-def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function of arrays with a row for each point, to be used inside of a compiled function."""
+def over_rows(function: Callable[..., Any], *, single: bool = False) -> Callable[..., Any]:
+    """Return the function of arrays with a row for each point, to be used inside of a compiled function.
+
+    Parameters
+    ----------
+    function
+        A function of arrays.
+    single
+        Whether JAX has a single thread there, so that no call of it waits for others.
+    """
     import jax
 
     def of_rows(*arguments: Any) -> Any:
         if jax.default_backend() == "cpu":
             one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in arguments]
             program = jax.make_jaxpr(function)(*one).jaxpr
-            if one_by_one(program):
+            if not single and one_by_one(program):
                 return jax.lax.map(lambda row: function(*row), arguments)
-            block = _block(largest_result(program), _threads())
+            block = _block(largest_result(program), 1 if single else _threads())
             if len(arguments[0]) >= 2 * block:
                 return jax.lax.map(lambda row: function(*row), arguments, batch_size=block)
         return jax.vmap(function)(*arguments)
