@@ -2,8 +2,9 @@
 
 On the CPU, each call of JAX 0.10 to LAPACK for several matrices waits for the threads that it shares its matrices with.
 As many such calls at once as there are threads wait for each other for ever: two on a machine with two cores. So where
-a function has calls that may be made at the same time, because none needs the result of the other, and there is more than
-one thread, points are computed one after the other. Each call then has the matrices of one point, and does not wait.
+a function has calls that may be made at the same time, because none needs the result of the other, and there is more
+than one thread, points are computed one after the other. Each call then has the matrices of one point, and does not
+wait.
 
 Also on the CPU, the results in between of many points do not fit into its caches, and memory for them is had from the
 system anew in each call. So points are computed in blocks.
