@@ -339,9 +339,7 @@ class BatchedDensity:
 
     def program(self, data: Sequence[np.ndarray] = ()) -> JaxProgram:
         """Return what a device of JAX needs."""
-        return JaxProgram(
-            functools.partial(self._every, False), self._constants, data, self._dtype, self._compiled
-        )
+        return JaxProgram(functools.partial(self._every, False), self._constants, data, self._dtype, self._compiled)
 
 
 def width_for(rows: int, most: int) -> int:
