@@ -1041,7 +1041,7 @@ MUTANTS = [
 
 def prepare(workspace: Path) -> None:
     """Copy the workspace. Not the times of its files, or cargo would take the results of an earlier run for these."""
-    ignore = shutil.ignore_patterns("target", "__pycache__")
+    ignore = shutil.ignore_patterns("target", "__pycache__", ".*")
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
