@@ -199,6 +199,7 @@ impl<'a> Chains<'a> {
             }
             "transfer" => return self.transfer(&asked),
             "change" => return self.change(of, &asked),
+            "succession" => return self.succession(of, &asked),
             "trajectory" => return self.trajectory(of, &asked),
             other => unreachable!("{other}"),
         }
@@ -270,12 +271,12 @@ impl<'a> Chains<'a> {
         }
     }
 
-    /// Estimators of two samples, and the metrics that come of them; of some chains one sample is empty.
+    /// Estimators of two samples, and the metrics that come of them; of some chains one sample is empty, with old numbers
+    /// in its rows.
     fn estimate(&mut self, asked: &[usize]) {
-        let samples_of = |c: usize| {
-            let first = if c.is_multiple_of(2) { 3 } else { 0 };
-            [Sample { row: 2 * c, count: first }, Sample { row: 2 * c + 1, count: 4 }]
-        };
+        let samples_of = |c: usize| [Sample { row: 2 * c, count: 3 }, Sample { row: 2 * c + 1, count: 4 }];
+        let kept =
+            |c: usize| samples_of(c).map(|s| if s.row % 4 == 2 { Sample { count: 0, ..s } } else { s });
         for count in 1..=4 {
             let (mut additions, mut points) = (Vec::new(), [Vec::new(), Vec::new()]);
             for &c in asked {
@@ -294,7 +295,7 @@ impl<'a> Chains<'a> {
             self.write(self.phase.g, &points[1]);
             self.dev.accumulate(&self.moments, &self.phase, &additions).unwrap();
         }
-        let fits: Vec<_> = asked.iter().map(|c| Fit { metric: *c, samples: samples_of(*c) }).collect();
+        let fits: Vec<_> = asked.iter().map(|c| Fit { metric: *c, samples: kept(*c) }).collect();
         self.dev.fit_fisher_diag(&self.metrics, &self.moments, &fits).unwrap();
         self.tell_metrics(asked);
     }
@@ -330,6 +331,20 @@ impl<'a> Chains<'a> {
         self.dev.products(phase, metrics, &places, &mut kinetic, &mut dots).unwrap();
         for ((c, kinetic), dots) in asked.iter().zip(kinetic).zip(dots) {
             self.numbers[*c].extend([kinetic, dots[0], dots[1]]);
+        }
+    }
+
+    /// Products of points that stay as they are, while half of the chains have one metric after the other.
+    fn succession(&mut self, of: Range<usize>, asked: &[usize]) {
+        let rank = self.of.iter().map(|metric| metric.rank()).max().unwrap_or(0);
+        let other = |rank: usize, seed| Some(Arc::new(coupled(self.dim, rank.clamp(1, self.dim), seed)));
+        let in_turn = [other(rank + 2, 21), other(rank, 22), None];
+        self.run("products", of.clone());
+        for metric in in_turn {
+            for &c in asked.iter().filter(|c| c.is_multiple_of(2)) {
+                self.dev.set_metric(&self.metrics, c, metric.as_ref().unwrap_or(&self.of[c])).unwrap();
+            }
+            self.run("products", of.clone());
         }
     }
 
@@ -372,7 +387,7 @@ impl<'a> Chains<'a> {
 }
 
 /// The phases of the trait, in groups that belong together.
-pub const PHASES: [&str; 16] = [
+pub const PHASES: [&str; 17] = [
     "refresh",
     "renew",
     "kick_drift",
@@ -388,5 +403,6 @@ pub const PHASES: [&str; 16] = [
     "copy",
     "transfer",
     "change",
+    "succession",
     "trajectory",
 ];
