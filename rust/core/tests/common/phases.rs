@@ -192,10 +192,12 @@ impl<'a> Chains<'a> {
                 return self.tell_metrics(&asked);
             }
             "copy" => {
-                let rows: Vec<_> = asked.iter().map(|c| [row(*c, 3), row(*c, 1)]).collect();
+                // What a device keeps beside the rows is that of the rows before.
+                dev.products(phases, metrics, &places(2), &mut kinetic, &mut dots).unwrap();
+                let rows: Vec<_> = asked.iter().map(|c| [row(*c, 3), row(*c, 2)]).collect();
                 dev.copy(phases.x, phases.p, &rows).unwrap();
                 dev.copy(phases.g, phases.g, &rows).unwrap();
-                return;
+                dev.products(phases, metrics, &places(2), &mut kinetic, &mut dots).unwrap();
             }
             "transfer" => return self.transfer(&asked),
             "change" => return self.change(of, &asked),
@@ -205,7 +207,7 @@ impl<'a> Chains<'a> {
         }
         for ((c, kinetic), dots) in asked.iter().zip(kinetic).zip(dots) {
             self.numbers[*c].push(kinetic);
-            if phase == "products" {
+            if ["products", "copy"].contains(&phase) {
                 self.numbers[*c].extend(dots);
             }
         }
