@@ -284,7 +284,9 @@ class BatchedDensity:
     ) -> None:
         import jax
 
-        def every(single: bool, points: Any, constants: Sequence[Any], data: Sequence[Any]) -> tuple[Any, Any]:
+        def every(
+            points: Any, constants: Sequence[Any], data: Sequence[Any], *, single: bool = False
+        ) -> tuple[Any, Any]:
             logp, gradient = over_rows(lambda point: traced(constants, point, *data), single=single)(points)
             return logp, gradient
 
@@ -307,8 +309,9 @@ class BatchedDensity:
         and on nothing else: in the last digit the result depends on it, and runs should be repeatable.
         """
         most = chains
-        device = prompt_device(single=chains <= self._most_single)
-        function, constants = self._on(device)
+        single = chains <= self._most_single
+        device = prompt_device(single=single)
+        function, constants = self._on(device, single and device is not None)
         held = _on_device(data, self._dtype, device)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -322,24 +325,23 @@ class BatchedDensity:
 
         return evaluate
 
-    def _on(self, device: Any) -> tuple[Callable[..., Any], list[Any]]:
-        """Return the function that is compiled for a device, and the constants there."""
+    def _on(self, device: Any, single: bool) -> tuple[Callable[..., Any], list[Any]]:
+        """Return the function that is compiled for a device, perhaps of a single thread, and the constants there."""
         import jax
 
         if device not in self._placed:
-            single = device is not None and device is prompt_device(single=True)
             where: dict[str, Any] = (
                 {} if device is None else {"in_shardings": jax.sharding.SingleDeviceSharding(device)}
             )
             if single and (options := sequential_options()):
                 where["compiler_options"] = options
             constants = _on_device(self._constants, self._dtype, device)
-            self._placed[device] = jax.jit(functools.partial(self._every, single), **where), constants
+            self._placed[device] = jax.jit(functools.partial(self._every, single=single), **where), constants
         return self._placed[device]
 
     def program(self, data: Sequence[np.ndarray] = ()) -> JaxProgram:
         """Return what a device of JAX needs."""
-        return JaxProgram(functools.partial(self._every, False), self._constants, data, self._dtype, self._compiled)
+        return JaxProgram(self._every, self._constants, data, self._dtype, self._compiled)
 
 
 def width_for(rows: int, most: int) -> int:
