@@ -277,8 +277,11 @@ impl<'a> Chains<'a> {
     /// in its rows.
     fn estimate(&mut self, asked: &[usize]) {
         let samples_of = |c: usize| [Sample { row: 2 * c, count: 3 }, Sample { row: 2 * c + 1, count: 4 }];
-        let kept =
-            |c: usize| samples_of(c).map(|s| if s.row % 4 == 2 { Sample { count: 0, ..s } } else { s });
+        let kept = |c: usize| {
+            let [first, second] = samples_of(c);
+            let count = if c.is_multiple_of(2) { first.count } else { 0 };
+            [Sample { count, ..first }, second]
+        };
         for count in 1..=4 {
             let (mut additions, mut points) = (Vec::new(), [Vec::new(), Vec::new()]);
             for &c in asked {
